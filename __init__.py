@@ -1,0 +1,3 @@
+"""Still: a compiler for language-model programs."""
+
+__version__ = "0.1.0"

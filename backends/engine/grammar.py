@@ -1,0 +1,88 @@
+"""Grammar masks by llguidance: which tokens may come next."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import llguidance
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import EngineError
+
+
+class Matcher:
+    """Follows one grammar over one sequence's decoded tokens."""
+
+    def __init__(self, matcher: llguidance.LLMatcher, tokenizer: llguidance.LLTokenizer) -> None:
+        self._matcher, self._tokenizer = matcher, tokenizer
+
+    def mask_into(self, row: NDArray[np.int32]) -> None:
+        """Write the bit mask of allowed tokens: `row` is int32 [ceil(vocab / 32)], C-contiguous, bit set = allowed."""
+        self._matcher.unsafe_compute_mask_ptr(row.ctypes.data, row.nbytes)
+        self._raise_if_broken()
+
+    def consume(self, token: int) -> None:
+        """Accept a drawn token."""
+        if not self._matcher.consume_token(token):
+            self._raise_if_broken()
+
+    def forced(self) -> list[int]:
+        """Consume and return the tokens that the grammar leaves no choice about (jump-forward); may be empty.
+
+        Forced text is cut where the next character could still change its last token: "team: " followed by a choice
+        must stay open for the token " billing", or the model sees a spelling it never saw in training.
+        """
+        text = self._matcher.compute_ff_bytes()
+        if not text:
+            return []
+        tokens: list[int]
+        tokens, rest = self._tokenizer.tokenize_partial(text)
+        if rest and (whole := self._completing(text)):
+            tokens = whole
+        if tokens and not self._matcher.consume_tokens(tokens):
+            self._raise_if_broken()
+        return tokens
+
+    def _completing(self, text: bytes) -> list[int]:
+        """The tokens of all of `text` if the grammar is complete after it, else none."""
+        tokens: list[int] = self._tokenizer.tokenize_bytes(text)
+        trial = self._matcher.deep_copy()
+        return tokens if trial.consume_tokens(tokens) and trial.is_stopped() else []
+
+    def try_text(self, tokens: list[int]) -> bool:
+        """Consume `tokens` if the grammar allows all of them; otherwise change nothing."""
+        accepted = self._matcher.validate_tokens(tokens)
+        return accepted == len(tokens) and bool(self._matcher.consume_tokens(tokens))
+
+    @property
+    def complete(self) -> bool:
+        """The grammar is satisfied and nothing more may follow."""
+        return bool(self._matcher.is_stopped())
+
+    @property
+    def accepting(self) -> bool:
+        """The grammar is satisfied; more may follow."""
+        return bool(self._matcher.is_accepting())
+
+    def _raise_if_broken(self) -> None:
+        if self._matcher.is_error():
+            raise EngineError(f"grammar failed while decoding: {self._matcher.get_error()}")
+
+
+class GrammarCompiler:
+    """Compiles Lark grammars for one tokenizer; the last 512 are kept. Thread-safe."""
+
+    def __init__(self, tokenizer_json: str, vocab_size: int, eos_ids: frozenset[int]) -> None:
+        self._tokenizer = llguidance.LLTokenizer(tokenizer_json, n_vocab=vocab_size, eos_token=sorted(eos_ids))
+        self._compile = lru_cache(maxsize=512)(self._compile_uncached)
+
+    def matcher(self, grammar: str) -> Matcher:
+        """Return a fresh matcher. Raises `EngineError` with llguidance's message if the grammar is malformed."""
+        return Matcher(self._compile(grammar).deep_copy(), self._tokenizer)
+
+    def _compile_uncached(self, grammar: str) -> llguidance.LLMatcher:
+        matcher = llguidance.LLMatcher(self._tokenizer, grammar, log_level=0)
+        if matcher.is_error():
+            raise EngineError(f"grammar does not compile: {matcher.get_error()}\n{grammar}")
+        return matcher

@@ -1,0 +1,177 @@
+"""One request while it runs: its tokens, its pages, and where it is in its steps."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+from ...errors import EngineError
+from ..models import Tokenizer
+from .grammar import GrammarCompiler, Matcher
+from .pages import Page
+from .request import Decode, Forced, Request, Result, Step, StepResult, Usage
+
+
+@dataclass(slots=True)
+class Vocabulary:
+    """What a sequence needs to know of the tokenizer."""
+
+    tokenizer: Tokenizer
+    grammars: GrammarCompiler
+    newline: list[int]
+
+
+@dataclass(eq=False, slots=True)
+class Sequence:
+    """State of one request. The scheduler owns `pages` and `computed`; the rest is driven by `begin` and `accept`.
+
+    `tokens` = prompt and everything forced or decoded so far; the first `computed` of them have keys and values.
+    """
+
+    id: int
+    request: Request
+    vocabulary: Vocabulary
+    future: Future[Result]
+    submitted: float = field(default_factory=time.perf_counter)
+    tokens: list[int] = field(default_factory=list)
+    pages: list[Page] = field(default_factory=list)
+    page_keys: list[int] = field(default_factory=list)
+    computed: int = 0
+    cached: int = 0
+    decoded: int = 0
+    jumped: int = 0
+    results: list[StepResult] = field(default_factory=list)
+    matcher: Matcher | None = None
+    finished: bool = False
+    _start: int = 0
+    """Index in `tokens` where the current step began."""
+    _logprobs: list[float] = field(default_factory=list)
+    pending_scores: dict[int, int] = field(default_factory=dict)
+    """Row position → token it should predict, for forced tokens that are to be scored."""
+
+    def begin(self) -> None:
+        """Lay out the prompt and the steps up to the first that needs the model."""
+        self.tokens = list(self.request.prompt)
+        self._enter_steps()
+
+    @property
+    def step(self) -> Step | None:
+        """The current step, or None when all are done."""
+        index = len(self.results)
+        return self.request.steps[index] if index < len(self.request.steps) else None
+
+    @property
+    def remaining(self) -> int:
+        """Tokens that still have to go through the model before the next draw."""
+        return len(self.tokens) - self.computed
+
+    @property
+    def draws(self) -> bool:
+        """Whether the row of the last token is to be sampled from."""
+        return isinstance(self.step, Decode)
+
+    def add_score(self, position: int, logprob: float) -> None:
+        """Deliver the log-probability of the forced token at `position + 1`."""
+        del self.pending_scores[position]
+        self._logprobs.append(logprob)
+        if not self.pending_scores:
+            self._finish_step("forced", self.tokens[self._start :])
+            self._enter_steps()
+
+    def accept(self, token: int, logprob: float) -> None:
+        """Take a drawn token and go on as far as possible without the model."""
+        step = self.step
+        if not isinstance(step, Decode):
+            raise EngineError("internal: a token was drawn outside a decode step")
+        self.decoded += 1
+        if token in self.vocabulary.tokenizer.eos_ids:
+            self._end_decode("eos")
+            return
+        self.tokens.append(token)
+        self._logprobs.append(logprob)
+        if self.matcher is not None:
+            self.matcher.consume(token)
+        self._after_tokens(step)
+
+    def usage(self) -> Usage:
+        """Counts so far."""
+        forced = len(self.tokens) - sum(len(r.tokens) for r in self.results if r.finish_reason != "forced")
+        elapsed = time.perf_counter() - self.submitted
+        return Usage(forced, self.cached, self.decoded, self.jumped, elapsed)
+
+    def result(self) -> Result:
+        """The finished request."""
+        return Result(tuple(self.results), self.usage())
+
+    def _enter_steps(self) -> None:
+        """Append forced steps until one needs the model, or all are done."""
+        while (step := self.step) is not None:
+            self._start = len(self.tokens)
+            if isinstance(step, Decode):
+                self.matcher = self.vocabulary.grammars.matcher(step.grammar) if step.grammar is not None else None
+                if self.matcher is not None:
+                    self._jump()
+                    if self.matcher.complete:
+                        self._finish_decode("grammar")
+                        continue
+                return
+            self._enter_forced(step)
+            if self.pending_scores:
+                return
+            self._finish_step("forced", list(step.tokens))
+        self.finished = True
+
+    def _enter_forced(self, step: Forced) -> None:
+        if step.score:
+            if not self.tokens and step.tokens:
+                raise EngineError("score() needs a prompt of at least one token before the continuation")
+            self.pending_scores = {self._start + i - 1: token for i, token in enumerate(step.tokens)}
+        self.tokens.extend(step.tokens)
+
+    def _after_tokens(self, step: Decode) -> None:
+        if self.matcher is not None and not self.matcher.complete:
+            self._jump()
+        if self.matcher is not None and self.matcher.complete:
+            self._end_decode("grammar")
+        elif step.stop and self._stop_found(step.stop):
+            self._end_decode("stop")
+        elif len(self.tokens) - self._start >= step.max_tokens:
+            self._close_at_limit()
+            self._end_decode("length")
+
+    def _jump(self) -> None:
+        """Append what the grammar forces: it costs a share of a prefill instead of a decode step each."""
+        step, matcher = self.step, self.matcher
+        assert matcher is not None and isinstance(step, Decode)
+        # At most up to the limit: the sequence was admitted for that many tokens.
+        forced = matcher.forced()[: step.max_tokens - (len(self.tokens) - self._start)]
+        self.tokens.extend(forced)
+        self.jumped += len(forced)
+
+    def _close_at_limit(self) -> None:
+        """Out of tokens inside a grammar: a newline ends most line-shaped values; otherwise the text stays cut."""
+        if self.matcher is not None and not self.matcher.accepting and self.matcher.try_text(self.vocabulary.newline):
+            self.tokens.extend(self.vocabulary.newline)
+
+    def _stop_found(self, stop: tuple[str, ...]) -> bool:
+        # A stop string of n characters spans at most n tokens, plus one that began before it.
+        tail = self.tokens[max(self._start, len(self.tokens) - max(map(len, stop)) - 1) :]
+        text = self.vocabulary.tokenizer.decode(tail)
+        return any(s in text for s in stop)
+
+    def _end_decode(self, reason: str) -> None:
+        self._finish_decode(reason)
+        self._enter_steps()
+
+    def _finish_decode(self, reason: str) -> None:
+        self._finish_step(reason, self.tokens[self._start :])
+        self.matcher = None
+
+    def _finish_step(self, reason: str, tokens: list[int]) -> None:
+        text = self.vocabulary.tokenizer.decode(tokens)
+        step = self.step
+        if reason == "stop" and isinstance(step, Decode):
+            text = text[: min(i for i in (text.find(s) for s in step.stop) if i >= 0)]
+        self.results.append(StepResult(tuple(tokens), text, reason, tuple(self._logprobs)))
+        self._logprobs = []

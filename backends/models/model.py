@@ -1,0 +1,51 @@
+"""A model ready to run: its spec, its weights mapped from the cache, its tokenizer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ...errors import ModelError
+from .convert import converted
+from .quantize import QUANTIZATIONS, Quantization
+from .resolve import ModelSource, resolve
+from .spec import DecoderSpec
+from .tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Model:
+    """Weights under canonical names, every matrix [out, in], rotary positions in "rotate half" order.
+
+    `embed` [vocab, hidden], `norm` [hidden], `lm_head` [vocab, hidden]; for each layer i `layers.{i}.` and `attn_norm`,
+    `mlp_norm` [hidden], `qkv` [(heads + 2 * kv_heads) * head_dim, hidden], `o`, `gate_up` [2 * intermediate, hidden],
+    `down`, and where the spec says so `qkv.bias`, `q_norm`, `k_norm` [head_dim].
+    "fp32": all fp32; a tied `lm_head` is the `embed` tensor itself. "int8": a matrix `w` is `w.q` int8 and `w.scale` fp32
+    [out], w ≈ q * scale[:, None]; `embed` is bf16; vectors are fp32.
+    Weights are private maps of cache files: reading shares memory between processes, writing does not reach the file.
+    """
+
+    name: str
+    digest: str
+    """sha256, hex, of the source the weights came from."""
+    quantization: Quantization
+    spec: DecoderSpec
+    weights: dict[str, torch.Tensor]
+    tokenizer: Tokenizer
+
+
+def load_model(source: ModelSource | str, quantization: Quantization = "int8") -> Model:
+    """Load a model by name or source; the first use downloads and converts it, later ones map the result.
+
+    Raises ModelError naming the model and what to do.
+    """
+    if quantization not in QUANTIZATIONS:
+        raise ModelError(f"quantization {quantization!r} is not known; use one of {', '.join(QUANTIZATIONS)}")
+    if isinstance(source, str):
+        source = resolve(source)
+    digest = source.digest()
+    spec, weights, tokenizer = converted(source, digest, quantization)
+    return Model(source.name, digest, quantization, spec, weights, Tokenizer(tokenizer))

@@ -1,0 +1,189 @@
+"""A Hugging Face folder as a checkpoint: `config.json`, safetensors, `tokenizer.json`, chat template."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...errors import ModelError
+from .checkpoint import END_MARKERS, TokenizerFiles, expect_shape
+from .hf_config import read_json, read_spec
+from .spec import DecoderSpec
+
+if TYPE_CHECKING:
+    import torch
+
+_OUTER_NAMES = {"embed": "model.embed_tokens.weight", "norm": "model.norm.weight", "lm_head": "lm_head.weight"}
+_LAYER_NAMES = {
+    "attn_norm": "input_layernorm.weight",
+    "q": "self_attn.q_proj.weight",
+    "k": "self_attn.k_proj.weight",
+    "v": "self_attn.v_proj.weight",
+    "q.bias": "self_attn.q_proj.bias",
+    "k.bias": "self_attn.k_proj.bias",
+    "v.bias": "self_attn.v_proj.bias",
+    "q_norm": "self_attn.q_norm.weight",
+    "k_norm": "self_attn.k_norm.weight",
+    "o": "self_attn.o_proj.weight",
+    "mlp_norm": "post_attention_layernorm.weight",
+    "gate": "mlp.gate_proj.weight",
+    "up": "mlp.up_proj.weight",
+    "down": "mlp.down_proj.weight",
+}
+_LAYER_PART = re.compile(r"layers\.(\d+)\.(.+)")
+_IGNORED = re.compile(r".*\.rotary_emb\.inv_freq")  # a buffer that old checkpoints saved
+_FLOATS = ("torch.float32", "torch.float16", "torch.bfloat16")
+
+
+class SafetensorsFolder:
+    """A `Checkpoint` over one folder. Raises ModelError on construction when files and configuration do not fit."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._config = read_json(path / "config.json")
+        self._files = _tensor_files(path)
+        self.spec: DecoderSpec = read_spec(path, self._config, _OUTER_NAMES["lm_head"] in self._files)
+        shapes = self.spec.outer_shapes()
+        for layer in range(self.spec.num_layers):
+            layer_shapes = self.spec.part_shapes(layer)
+            self._require(layer_shapes)  # layer by layer: a damaged count must not build a huge table first
+            shapes |= layer_shapes
+        self._require(shapes)
+        self._shapes = shapes
+        known = {_file_name(part) for part in shapes} | {_OUTER_NAMES["lm_head"]}
+        extra = [name for name in self._files if name not in known and not _IGNORED.fullmatch(name)]
+        if extra:
+            raise ModelError(f"{path}: tensor {min(extra)!r} is not part of a supported {self.spec.architecture} model")
+
+    def _require(self, parts: dict[str, tuple[int, ...]]) -> None:
+        for part in parts:
+            if _file_name(part) not in self._files:
+                raise ModelError(f"{self.path}: tensor {_file_name(part)!r} is missing")
+
+    def read(self, part: str) -> torch.Tensor:
+        import torch
+        from safetensors import SafetensorError, safe_open
+
+        name = _file_name(part)
+        file = self._files[name]
+        try:
+            with safe_open(file, framework="pt") as tensors:
+                tensor = tensors.get_tensor(name)
+        except (SafetensorError, OSError) as error:
+            raise ModelError(f"{file}: tensor {name!r} cannot be read ({error}); download the file again") from error
+        expect_shape(file, name, tuple(tensor.shape), self._shapes[part])
+        if str(tensor.dtype) not in _FLOATS:
+            raise ModelError(f"{file}: tensor {name!r} has dtype {tensor.dtype}; supported: {', '.join(_FLOATS)}")
+        return tensor.to(torch.float32, copy=True)
+
+    def tokenizer(self) -> TokenizerFiles:
+        file = self.path / "tokenizer.json"
+        try:
+            text = file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ModelError(
+                f"{file}: cannot be read ({error}); Still needs the fast tokenizer "
+                "(AutoTokenizer.from_pretrained(...).save_pretrained(folder) writes it)"
+            ) from error
+        return _Control(self.path, self._config, text).files()
+
+
+class _Control:
+    """Which token begins a text, which end an answer, and the chat template, from the files that may say so."""
+
+    def __init__(self, path: Path, config: dict[str, Any], text: str) -> None:
+        from tokenizers import Tokenizer
+
+        self.path, self.config, self.text = path, config, text
+        try:
+            self.backend = Tokenizer.from_str(text)
+        except Exception as error:  # tokenizers raises bare Exception
+            raise ModelError(f"{path / 'tokenizer.json'}: damaged or of an unknown version ({error})") from error
+        self.settings = read_json(path / "tokenizer_config.json", missing={})
+        self.generation = read_json(path / "generation_config.json", missing={})
+
+    def files(self) -> TokenizerFiles:
+        bos = self.named("bos_token")
+        if bos is None:
+            bos = next(iter(self.listed("bos_token_id")), None)
+        return TokenizerFiles(self.text, bos, self.adds(bos), self.end_ids(), self.chat_template())
+
+    def named(self, key: str) -> int | None:
+        """Id of a token that tokenizer_config.json names by its text (or by an object with `content`)."""
+        value = self.settings.get(key)
+        content = value.get("content") if isinstance(value, dict) else value
+        found = self.backend.token_to_id(content) if isinstance(content, str) else None
+        return None if found is None else int(found)
+
+    def listed(self, key: str) -> list[int]:
+        """Ids under a key of generation_config.json, then config.json: a number or a list of them."""
+        ids: list[int] = []
+        for source in (self.generation, self.config):
+            value = source.get(key)
+            values = value if isinstance(value, list) else [value]
+            ids += [v for v in values if isinstance(v, int) and self.backend.id_to_token(v) is not None]
+        return ids
+
+    def adds(self, bos: int | None) -> bool:
+        if bos is None:
+            return False
+        declared = self.settings.get("add_bos_token")
+        if isinstance(declared, bool):
+            return declared
+        return bool(self.backend.encode("a").ids[:1] == [bos])
+
+    def end_ids(self) -> tuple[int, ...]:
+        eos = self.named("eos_token")
+        added = self.backend.get_added_tokens_decoder().items()
+        marked = sorted(index for index, token in added if token.special and token.content in END_MARKERS)
+        return tuple(dict.fromkeys([*([] if eos is None else [eos]), *self.listed("eos_token_id"), *marked]))
+
+    def chat_template(self) -> str | None:
+        file = self.path / "chat_template.jinja"
+        if file.is_file():
+            try:
+                return file.read_text(encoding="utf-8")
+            except (OSError, UnicodeDecodeError) as error:
+                raise ModelError(f"{file}: cannot be read ({error})") from error
+        template = self.settings.get("chat_template")
+        if isinstance(template, list):  # several, by name
+            named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
+            template = named.get("default")
+        return template if isinstance(template, str) else None
+
+
+def _file_name(part: str) -> str:
+    match = _LAYER_PART.fullmatch(part)
+    return f"model.layers.{match[1]}.{_LAYER_NAMES[match[2]]}" if match else _OUTER_NAMES[part]
+
+
+def _tensor_files(path: Path) -> dict[str, Path]:
+    """Which file holds each tensor."""
+    from safetensors import SafetensorError, safe_open
+
+    index = path / "model.safetensors.index.json"
+    if index.is_file():
+        names = set(map(str, _weight_map(index).values()))
+        files = sorted(path / name for name in names)
+        if any(file.parent != path for file in files):
+            raise ModelError(f"{index}: names files outside the folder")
+    else:
+        files = sorted(path.glob("*.safetensors"))
+    if not files:
+        raise ModelError(f"{path}: no *.safetensors; Still reads no pickled weights (save_pretrained writes safetensors)")
+    found: dict[str, Path] = {}
+    for file in files:
+        try:
+            with safe_open(file, framework="pt") as tensors:
+                found |= dict.fromkeys(tensors.keys(), file)
+        except (SafetensorError, OSError) as error:
+            raise ModelError(f"{file}: cannot be read ({error}); download the file again") from error
+    return found
+
+
+def _weight_map(index: Path) -> dict[str, Any]:
+    weights = read_json(index).get("weight_map")
+    if not isinstance(weights, dict):
+        raise ModelError(f"{index}: has no weight_map; download it again")
+    return weights

@@ -1,0 +1,110 @@
+"""What a decoder looks like: the numbers every weight shape follows from, and those shapes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from ...errors import ModelError
+
+ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3")
+ROPE_TYPES = ("linear", "llama3", "yarn")
+
+
+@dataclass(frozen=True)
+class DecoderSpec:
+    """A decoder-only transformer: RMSNorm, rotary positions ("rotate half"), gated SiLU feed-forward.
+
+    `rope_scaling` is None or has the keys of a Hugging Face `rope_scaling` with `rope_type` one of `ROPE_TYPES`.
+    `attention_bias` is about q, k and v only. `sliding_window` counts tokens and holds for every layer.
+    """
+
+    architecture: str
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    rms_eps: float
+    rope_theta: float
+    rope_scaling: dict[str, Any] | None
+    max_position: int
+    tie_embeddings: bool
+    attention_bias: bool
+    qk_norm: bool
+    sliding_window: int | None
+
+    def __post_init__(self) -> None:
+        if self.architecture not in ARCHITECTURES:
+            raise ModelError(f"architecture {self.architecture!r} is not supported; supported: {', '.join(ARCHITECTURES)}")
+        for name in _POSITIVE_INTS:
+            self._require(name, isinstance(getattr(self, name), int) and getattr(self, name) > 0, "a positive integer")
+        for name in ("rms_eps", "rope_theta"):
+            value = getattr(self, name)
+            self._require(name, isinstance(value, float) and math.isfinite(value) and value > 0, "a positive number")
+        self._require("head_dim", self.head_dim % 2 == 0, "even (rotary positions turn pairs)")
+        self._require("num_heads", self.num_heads % self.num_kv_heads == 0, f"a multiple of {self.num_kv_heads} kv heads")
+        window = self.sliding_window
+        self._require("sliding_window", window is None or (isinstance(window, int) and window > 0), "positive or None")
+        if self.rope_scaling is not None and self.rope_scaling.get("rope_type") not in ROPE_TYPES:
+            raise ModelError(
+                f"rope_scaling: rope_type {self.rope_scaling.get('rope_type')!r} is not supported; "
+                f"supported: {', '.join(ROPE_TYPES)}"
+            )
+
+    def _require(self, name: str, holds: bool, what: str) -> None:
+        if not holds:
+            raise ModelError(f"{name} = {getattr(self, name)!r} must be {what}: the model's configuration is damaged")
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> DecoderSpec:
+        """Inverse of `to_json`; raises ModelError when a field is missing, unknown or impossible."""
+        names = {f.name for f in fields(cls)}
+        if set(data) != names:
+            raise ModelError(f"decoder spec has fields {sorted(data)}, expected {sorted(names)}")
+        return cls(**data)
+
+    def part_shapes(self, layer: int) -> dict[str, tuple[int, ...]]:
+        """Shapes of one layer's tensors as checkpoints hold them (q, k, v and gate, up apart), [out, in]."""
+        d, q, kv = self.head_dim, self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
+        hidden, inter = self.hidden_size, self.intermediate_size
+        shapes: dict[str, tuple[int, ...]] = {
+            "attn_norm": (hidden,),
+            "q": (q, hidden),
+            "k": (kv, hidden),
+            "v": (kv, hidden),
+            "o": (hidden, q),
+            "mlp_norm": (hidden,),
+            "gate": (inter, hidden),
+            "up": (inter, hidden),
+            "down": (hidden, inter),
+        }
+        if self.attention_bias:
+            shapes |= {"q.bias": (q,), "k.bias": (kv,), "v.bias": (kv,)}
+        if self.qk_norm:
+            shapes |= {"q_norm": (d,), "k_norm": (d,)}
+        return {f"layers.{layer}.{name}": shape for name, shape in shapes.items()}
+
+    def outer_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the tensors outside the layers; `lm_head` only where it is not tied to `embed`."""
+        matrix = (self.vocab_size, self.hidden_size)
+        shapes: dict[str, tuple[int, ...]] = {"embed": matrix, "norm": (self.hidden_size,)}
+        return shapes if self.tie_embeddings else {**shapes, "lm_head": matrix}
+
+
+_POSITIVE_INTS = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_layers",
+    "num_heads",
+    "num_kv_heads",
+    "head_dim",
+    "max_position",
+)

@@ -1,3 +1,87 @@
-"""Still: a compiler for language-model programs."""
+"""Still: a compiler for language-model programs.
+
+    import still
+
+    class Ticket(still.Signature):
+        '''Route a customer message.'''
+
+        message: str = still.Input()
+        team: Literal["orders", "shipping", "returns"] = still.Output()
+
+    data = still.Dataset.read("tickets.csv", inputs=["message"])
+    result = still.compile(still.Predict(Ticket), data)
+    result.save("router")
+    print(still.load("router")(message="Where is my parcel?").team)
+
+Names are imported when they are first used: `import still` costs what `import dspy` costs and loads no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from . import errors
+from .signatures.bridge import Example, Prediction, configure, context
+from .signatures.module import Module
+from .signatures.predict import ChainOfThought, Predict
+from .signatures.signature import Input, Output, Signature
+
+if TYPE_CHECKING:
+    from .backends.lm import LM
+    from .compiler.compile import compile, evaluate  # noqa: A004 - the product's verb
+    from .compiler.dataset import Dataset
+    from .compiler.ledger import Ledger
+    from .compiler.load import load
+    from .compiler.metrics import Score, exact, f1, normalized
 
 __version__ = "0.1.0"
+
+_LAZY = {
+    "LM": "backends.lm",
+    "compile": "compiler.compile",
+    "evaluate": "compiler.compile",
+    "Dataset": "compiler.dataset",
+    "Ledger": "compiler.ledger",
+    "load": "compiler.load",
+    "Score": "compiler.metrics",
+    "exact": "compiler.metrics",
+    "f1": "compiler.metrics",
+    "normalized": "compiler.metrics",
+}
+
+__all__ = [
+    "LM",
+    "ChainOfThought",
+    "Dataset",
+    "Example",
+    "Input",
+    "Ledger",
+    "Module",
+    "Output",
+    "Predict",
+    "Prediction",
+    "Score",
+    "Signature",
+    "compile",
+    "configure",
+    "context",
+    "errors",
+    "evaluate",
+    "exact",
+    "f1",
+    "load",
+    "normalized",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'still' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_LAZY[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .model import Model, load_model
-from .resolve import ModelSource, resolve
+from .source import ModelSource, resolve
 from .spec import DecoderSpec
 from .tokenizer import Tokenizer
 

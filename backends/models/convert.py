@@ -15,8 +15,8 @@ from .cache import cache_folder
 from .checkpoint import Checkpoint, TokenizerFiles
 from .gguf_file import GGUFFile
 from .quantize import Quantization, layer_tensors, layout, outer_tensors
-from .resolve import ModelSource
 from .safetensors_folder import SafetensorsFolder
+from .source import ModelSource
 from .spec import DecoderSpec
 
 if TYPE_CHECKING:
@@ -67,6 +67,8 @@ def _build(source: ModelSource, digest: str, quantization: Quantization, folder:
 
     checkpoint = open_checkpoint(source)
     tokenizer = checkpoint.tokenizer()
+    for stale in folder.parent.glob(f"{folder.name}-*"):  # of a process that was killed; the lock is ours now
+        shutil.rmtree(stale, ignore_errors=True)
     work = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{folder.name}-"))
     try:
         # A file per layer, so that one layer at a time is in memory.

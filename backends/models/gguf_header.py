@@ -104,7 +104,7 @@ class _Cursor:
             raise self.damaged(f"tensor {name!r} has the unknown type {type_id}") from None
         if shape[-1] % block or prod(shape) == 0:
             raise self.damaged(f"tensor {name!r} of shape {list(shape)} does not fit blocks of {block}")
-        return prod(shape) // block * size
+        return int(prod(shape) // block * size)
 
     def value(self, kind: int) -> Any:
         if kind == _STRING:

@@ -79,7 +79,9 @@ class _Vocabulary:
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*cuts, byte_level])
         tokenizer.decoder = decoders.ByteLevel()
         typed = list(zip(self.tokens, self.types, strict=True))
-        tokenizer.add_special_tokens([AddedToken(t, normalized=False, special=True) for t, k in typed if k == _CONTROL and t])
+        tokenizer.add_special_tokens(
+            [AddedToken(t, normalized=False, special=True) for t, k in typed if k == _CONTROL and t]
+        )
         tokenizer.add_tokens([AddedToken(t, normalized=False) for t, k in typed if k == _USER_DEFINED and t])
         return str(tokenizer.to_str())
 

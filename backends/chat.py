@@ -1,0 +1,169 @@
+"""The engine behind DSPy's protocol: one canonical request in, one response out.
+
+This is the way unmodified DSPy adapters reach the model: their messages go through the chat template, and a
+`response_format` becomes a grammar, so JSONAdapter's answers always parse. Contract: `dspy/clients/engines/base.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Iterator
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+from ..errors import EngineError, StillError
+from ..signatures.bridge import lm15
+from .local import LocalModel
+from .meter import count_call
+
+if TYPE_CHECKING:
+    from .engine import Request, Result
+
+DEFAULT_MAX_TOKENS = 512
+"""Tokens an answer may have when the caller does not say."""
+
+
+class ChatEngine:
+    """DSPy's synchronous engine protocol over a local model."""
+
+    supports_response_schema = True
+    supports_function_calling = False
+    supports_reasoning = False
+    supported_params = frozenset({"response_format", "temperature", "max_tokens", "top_p", "top_k", "stop", "seed"})
+
+    def __init__(self, local: LocalModel) -> None:
+        self._local = local
+        self._fresh_seeds = count()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ChatEngine:
+        # DSPy copies LMs with the programs they are in; the weights and the cache stay one.
+        return self
+
+    def complete(self, request: Any) -> Any:
+        """Answer an lm15 `Request` with an lm15 `Response`."""
+        with _canonical_errors():
+            built = self._build(request)
+            return self._respond(request, self._local.engine.submit(built).result())
+
+    def stream(self, request: Any) -> Iterator[Any]:
+        """The finished response as a stream of events."""
+        return iter(lm15.response_to_events(self.complete(request)))
+
+    def close(self) -> None:
+        """Nothing to do: the model is shared and closed by its owner."""
+
+    def dump_state(self) -> dict[str, Any]:
+        """JSON state for `load_state`; names the model, holds no weights."""
+        return self._local.to_json()
+
+    @classmethod
+    def load_state(cls, state: dict[str, Any]) -> ChatEngine:
+        """Inverse of `dump_state`."""
+        return cls(LocalModel.shared(**state))
+
+    def _build(self, request: Any) -> Request:
+        from .engine import Decode, Request, Sampling
+
+        config = request.config
+        prompt = self._local.prompter.chat(_messages(request))
+        room = self._local.engine.max_context - len(prompt) - 2
+        if room < 1:
+            raise lm15.ContextLengthError(
+                f"prompt of {len(prompt)} tokens does not fit into a context of {self._local.engine.max_context}: "
+                "shorten it or use fewer demonstrations"
+            )
+        temperature = config.temperature or 0.0
+        # DSPy asks for n samples one after the other without a seed: equal seeds would make them equal.
+        seed = config.seed if config.seed is not None else next(self._fresh_seeds) if temperature else 0
+        sampling = Sampling(temperature, config.top_p or 1.0, config.top_k or 0, seed=seed)
+        decode = Decode(min(config.max_tokens or DEFAULT_MAX_TOKENS, room), _grammar(config.response_format), config.stop)
+        return Request(tuple(prompt), (decode,), sampling)
+
+    def _respond(self, request: Any, result: Result) -> Any:
+        step, usage = result.steps[-1], result.usage
+        count_call(usage.prompt_tokens, usage.cached_tokens, usage.decoded_tokens)
+        return lm15.Response(
+            id=None,
+            model=request.model,
+            message=lm15.Message.assistant(step.text or " "),
+            finish_reason="length" if step.finish_reason == "length" else "stop",
+            usage=lm15.Usage(
+                input_tokens=usage.prompt_tokens,
+                output_tokens=len(step.tokens),
+                cache_read_tokens=usage.cached_tokens,
+            ),
+        )
+
+
+class AsyncChatEngine:
+    """DSPy's asynchronous engine protocol over the same model."""
+
+    def __init__(self, sync: ChatEngine) -> None:
+        self._sync = sync
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> AsyncChatEngine:
+        return self
+
+    async def complete(self, request: Any) -> Any:
+        """Like `ChatEngine.complete`, without blocking the event loop."""
+        with _canonical_errors():
+            # Building may load the model: off the event loop.
+            built = await asyncio.to_thread(self._sync._build, request)
+            result = await asyncio.wrap_future(self._sync._local.engine.submit(built))
+            return self._sync._respond(request, result)
+
+    async def stream(self, request: Any) -> AsyncIterator[Any]:
+        """The finished response as a stream of events."""
+        for event in lm15.response_to_events(await self.complete(request)):
+            yield event
+
+    async def aclose(self) -> None:
+        """Nothing to do."""
+
+    def dump_state(self) -> dict[str, Any]:
+        """Like `ChatEngine.dump_state`."""
+        return self._sync.dump_state()
+
+    @classmethod
+    def load_state(cls, state: dict[str, Any]) -> AsyncChatEngine:
+        """Inverse of `dump_state`."""
+        return cls(ChatEngine.load_state(state))
+
+
+class _canonical_errors:  # noqa: N801 - used like a function
+    """DSPy wants lm15's errors from an engine; ours become `InvalidRequestError` with the same text."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if isinstance(error, StillError):
+            make: Callable[[str], Exception] = lm15.InvalidRequestError
+            raise make(str(error)) from error
+
+
+def _messages(request: Any) -> list[tuple[str, str]]:
+    messages: list[tuple[str, str]] = []
+    if request.system is not None:
+        system = request.system if isinstance(request.system, str) else "".join(part.text for part in request.system)
+        messages.append(("system", system))
+    for message in request.messages:
+        for part in message.parts:
+            if not isinstance(part, lm15.TextPart):
+                raise lm15.UnsupportedFeatureError(f"a {part.type!r} part: this model reads text only")
+        role = {"developer": "system", "tool": "user"}.get(message.role, message.role)
+        messages.append((role, "".join(part.text for part in message.parts)))
+    return messages
+
+
+def _grammar(response_format: dict[str, Any] | None) -> str | None:
+    """A Lark grammar for lm15's two response formats."""
+    if response_format is None:
+        return None
+    schema = dict(response_format.get("schema") or {"type": "object"})
+    try:
+        # Free white space would let a small model indent forever.
+        schema["x-guidance"] = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+        return f"start: %json {json.dumps(schema)}"
+    except (TypeError, ValueError) as error:
+        raise EngineError(f"response_format schema is not JSON: {error}") from error

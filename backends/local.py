@@ -1,0 +1,71 @@
+"""A local model as programs use it: engine and prompts, loaded at the first call."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from .prompt import Prompter
+
+if TYPE_CHECKING:
+    from .engine import Engine
+
+Quantization = Literal["int8", "fp32"]
+
+
+class LocalModel:
+    """One engine per (model, quantization, cache size) and process: two LMs of the same model share weights and cache."""
+
+    _shared: ClassVar[dict[tuple[Any, ...], LocalModel]] = {}
+    _shared_lock: ClassVar[threading.Lock] = threading.Lock()
+
+    def __init__(self, model: str, quantization: Quantization, cache_tokens: int, max_context: int | None) -> None:
+        self.model, self.quantization = model, quantization
+        self.cache_tokens, self.max_context = cache_tokens, max_context
+        self._lock = threading.Lock()
+        self._engine: Engine | None = None
+        self._prompter: Prompter | None = None
+
+    @classmethod
+    def shared(
+        cls, model: str, quantization: Quantization, cache_tokens: int, max_context: int | None = None
+    ) -> LocalModel:
+        """Return this process's instance for these settings."""
+        with cls._shared_lock:
+            key = (model, quantization, cache_tokens, max_context)
+            if key not in cls._shared:
+                cls._shared[key] = cls(model, quantization, cache_tokens, max_context)
+            return cls._shared[key]
+
+    @property
+    def engine(self) -> Engine:
+        """The engine; the first access loads the model (and downloads it, where it is not there yet)."""
+        with self._lock:
+            if self._engine is None:
+                from .engine import Engine
+                from .models import load_model
+
+                model = load_model(self.model, self.quantization)
+                self._engine = Engine(model, cache_tokens=self.cache_tokens, max_context=self.max_context)
+            return self._engine
+
+    @property
+    def prompter(self) -> Prompter:
+        """Turns messages into this model's tokens."""
+        if self._prompter is None:
+            self._prompter = Prompter(self.engine.model.tokenizer)
+        return self._prompter
+
+    @property
+    def digest(self) -> str:
+        """Identity of what answers: the source weights' sha256 and the quantization."""
+        return f"{self.engine.model.digest}/{self.quantization}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Arguments of `shared`."""
+        return {
+            "model": self.model,
+            "quantization": self.quantization,
+            "cache_tokens": self.cache_tokens,
+            "max_context": self.max_context,
+        }

@@ -1,0 +1,262 @@
+"""`still.compile`: measure a program, run the passes of its level, keep what wins on dev."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from ..backends.lm import LM
+from ..errors import DatasetError, SignatureError, StillError
+from ..optimizers.candidate import Candidate
+from ..optimizers.context import Outcome, Pass, PassResult, Standing
+from ..optimizers.demonstrations import Demonstrations
+from ..optimizers.racing import race
+from ..signatures.bridge import BaseLM, Module, settings
+from .canonical import digest
+from .context import CompileContext
+from .dataset import Dataset
+from .evaluation import Evaluator
+from .identity import model_digest, program_digest
+from .ledger import Ledger, RunRow
+from .ledger_rows import now
+from .metrics import Metric, as_metric
+from .progress import ProgressBar
+from .report import Report, Row, make_row
+from .result import Result
+
+Level = Literal["O0", "O1"]
+
+PASSES: dict[str, tuple[Pass, ...]] = {
+    "O0": (),
+    "O1": (Demonstrations(),),
+}
+"""What each level runs, in order."""
+
+DEFAULT_LEDGER = Path(".still") / "ledger.duckdb"
+
+
+def compile(  # noqa: A001 - the product's verb; users write still.compile
+    program: Module,
+    train: Dataset,
+    dev: Dataset | None = None,
+    metric: Any = "exact",
+    *,
+    level: Level = "O1",
+    lm: Any = None,
+    teacher: Any = None,
+    ledger: str | Path | Ledger = DEFAULT_LEDGER,
+    seed: int = 0,
+    progress: bool = True,
+) -> Result:
+    """Make `program` better on the user's data; `program` itself is not changed.
+
+    program: a Still or DSPy module. train: examples to learn from; dev: examples to choose by (default: 40 % of train).
+    metric: "exact" (mean over the labelled fields) or a callable (example, prediction, trace) giving 0 to 1.
+    lm: a `still.LM`, any dspy.LM, or the name of a local model (default: the configured LM, else the default model).
+    teacher: LM that runs the program for bootstrapping (default: `lm`).
+
+    Every (candidate, example) result goes to the ledger as it is computed: after Ctrl-C or a kill, the same call goes on
+    where it stopped. Raises `SignatureError`, `DatasetError` and `MetricError` before any work for what can be checked
+    beforehand, and `StillError` if the program fails on every example.
+    """
+    if level not in get_args(Level):
+        raise StillError(f"level={level!r}: use one of {', '.join(get_args(Level))}")
+    lm, teacher = _lm(lm), _lm(teacher or lm)
+    if dev is None:
+        split = train.split(train=0.6, dev=0.4, test=0, seed=seed)
+        train, dev = split.train, split.dev
+    train, dev = _typed(program, train, "train"), _typed(program, dev, "dev")
+    scorer = as_metric(metric)
+    owned = not isinstance(ledger, Ledger)
+    book = Ledger(ledger) if not isinstance(ledger, Ledger) else ledger
+    try:
+        with ProgressBar(progress) as bar:
+            job = _Job(program, train, dev, scorer, level, lm, teacher, book, seed, bar)
+            return job.run()
+    finally:
+        # Also on Ctrl-C: what was computed is on disk before the exception goes on.
+        book.close() if owned else book.flush()
+
+
+def evaluate(
+    program: Module,
+    dataset: Dataset,
+    metric: Any = "exact",
+    *,
+    lm: Any = None,
+    ledger: str | Path | Ledger = DEFAULT_LEDGER,
+    seed: int = 0,
+    progress: bool = True,
+) -> Row:
+    """Score `program` as it is on `dataset`, and return the row a report would have for it.
+
+    Arguments are those of `compile`.
+    """
+    lm = _lm(lm)
+    dataset = _typed(program, dataset, "dataset")
+    owned = not isinstance(ledger, Ledger)
+    book = Ledger(ledger) if not isinstance(ledger, Ledger) else ledger
+    try:
+        with ProgressBar(progress) as bar:
+            bar.describe("evaluating")
+            bar.expect(len(dataset))
+            name = program_digest(program)
+            evaluator = Evaluator(program, name, as_metric(metric), lm, book, f"evaluate-{name[:12]}", bar)
+            outcomes = evaluator.evaluate(BASELINE, list(dataset), "test")
+            _refuse_total_failure(outcomes)
+            return make_row(Standing(BASELINE, tuple(outcomes)), "", seed)
+    finally:
+        book.close() if owned else book.flush()
+
+
+BASELINE = Candidate("baseline", "baseline")
+"""The program as the user wrote it."""
+
+
+@dataclass(slots=True)
+class _Job:
+    """One compile."""
+
+    program: Module
+    train: Dataset
+    dev: Dataset
+    metric: Metric
+    level: str
+    lm: Any
+    teacher: Any
+    ledger: Ledger
+    seed: int
+    bar: ProgressBar
+
+    def run(self) -> Result:
+        started = time.perf_counter()
+        program_id = program_digest(self.program)
+        run_id = self._run_id(program_id)
+        row = self._run_row(run_id, program_id)
+        self.ledger.record(row)
+        evaluator = Evaluator(self.program, program_id, self.metric, self.lm, self.ledger, run_id, self.bar)
+        teacher = Evaluator(self.program, program_id, self.metric, self.teacher, self.ledger, run_id, self.bar)
+        context = CompileContext(self.train, self.dev, self.seed, evaluator, teacher, self.bar)
+        self.bar.describe("baseline")
+        self.bar.expect(len(self.dev))
+        try:
+            # First and alone: a program that cannot run at all must fail before any candidate is paid for.
+            _refuse_total_failure(context.evaluate(self.program, BASELINE, range(len(self.dev))))
+            results = self._passes(context)
+        except BaseException as error:
+            status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+            self.ledger.record(replace(row, status=status, finished_at=now()))
+            raise
+        result = self._conclude(results, time.perf_counter() - started)
+        self.ledger.record(replace(row, status="finished", finished_at=now(), result=result.report.to_json()))
+        return result
+
+    def _passes(self, context: CompileContext) -> list[PassResult]:
+        current, results = BASELINE, []
+        for step in PASSES[self.level]:
+            result = step.run(self.program, current, context)
+            results.append(result)
+            current = result.winner
+        if not results:
+            standings = race(self.program, [BASELINE], context)
+            results.append(PassResult(BASELINE, tuple(standings)))
+        return results
+
+    def _conclude(self, results: Sequence[PassResult], seconds: float) -> Result:
+        winner = results[-1].winner
+        standings = [standing for result in results for standing in result.standings]
+        standings.sort(key=lambda s: s.candidate is not BASELINE)  # stable: the baseline first, then best first
+        report = Report(
+            level=self.level,
+            metric=self.metric.name,
+            model=_name(self.lm),
+            seed=self.seed,
+            train_size=len(self.train),
+            dev_size=len(self.dev),
+            seconds=seconds,
+            resumed=self.bar.resumed,
+            saved=sum(len(self.dev) - len(s.outcomes) for s in standings),
+            winner=winner.name,
+            rows=tuple(make_row(s, _verdict(s, winner), self.seed) for s in standings),
+            notes=tuple(note for result in results for note in result.notes) + self._leakage(),
+        )
+        compiled = winner.apply(self.program)
+        compiled.set_lm(self.lm)
+        model = {"name": _name(self.lm), "digest": model_digest(self.lm), **_local_settings(self.lm)}
+        return Result(compiled, report, winner, model, {"train": self.train.digest, "dev": self.dev.digest})
+
+    def _leakage(self) -> tuple[str, ...]:
+        shared = len(self.train.overlap(self.dev))
+        return (f"{shared} dev examples have the inputs of a train example: scores may flatter",) if shared else ()
+
+    def _run_id(self, program_id: str) -> str:
+        """The same compile has the same id, so that running it again resumes it."""
+        parts = [
+            program_id, self.train.digest, self.dev.digest, self.level, self.metric.name,
+            model_digest(self.lm), model_digest(self.teacher), self.seed,
+        ]  # fmt: skip
+        return digest(parts)[:16]
+
+    def _run_row(self, run_id: str, program_id: str) -> RunRow:
+        return RunRow(
+            run_id=run_id,
+            program=f"{type(self.program).__name__} {program_id[:12]}",
+            level=self.level,
+            model=_name(self.lm),
+            model_digest=model_digest(self.lm),
+            seed=self.seed,
+            config={"metric": self.metric.name, "train": len(self.train), "dev": len(self.dev)},
+        )
+
+
+def _lm(lm: Any) -> Any:
+    if lm is None:
+        return settings.lm or LM()
+    if isinstance(lm, str):
+        return LM(lm)
+    if not isinstance(lm, BaseLM):
+        raise StillError(f"lm={lm!r}: give a still.LM, a dspy.LM, or the name of a local model")
+    return lm
+
+
+def _typed(program: Module, dataset: Dataset, role: str) -> Dataset:
+    """Check the dataset against the predictors' fields, and give its columns their types."""
+    if not isinstance(dataset, Dataset):
+        raise DatasetError(f"{role} is a {type(dataset).__name__}: give a still.Dataset (Dataset(rows, inputs=[...]))")
+    if not len(dataset):
+        raise DatasetError(f"{role} has no rows")
+    predictors = program.named_predictors()
+    if not predictors:
+        raise SignatureError(f"{type(program).__name__} has no predictors: there is nothing to compile")
+    columns = set(dataset.columns)
+    fields = {
+        name: info.rebuild_annotation()
+        for _, predictor in predictors
+        for name, info in predictor.signature.fields.items()
+        if name in columns
+    }
+    if len(predictors) == 1:
+        for name, info in predictors[0][1].signature.input_fields.items():
+            fields.setdefault(name, info.rebuild_annotation())  # check() then says that the column is missing
+    return dataset.check(fields)
+
+
+def _refuse_total_failure(outcomes: Sequence[Outcome]) -> None:
+    errors = [outcome.error for outcome in outcomes if outcome.error is not None]
+    if errors and len(errors) == len(outcomes):
+        raise StillError(f"the program failed on every one of {len(outcomes)} examples; the first error: {errors[0]}")
+
+
+def _verdict(standing: Standing, winner: Candidate) -> str:
+    return "winner" if standing.candidate is winner else standing.dropped or ""
+
+
+def _name(lm: Any) -> str:
+    return lm.local.model if isinstance(lm, LM) else str(lm.model)
+
+
+def _local_settings(lm: Any) -> dict[str, Any]:
+    return lm.local.to_json() if isinstance(lm, LM) else {}

@@ -1,0 +1,39 @@
+"""Small helpers around DuckDB relations, shared by datasets and the ledger."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyRelation
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_ZONED = "TIMESTAMP WITH TIME ZONE"
+
+
+def literal_path(path: str) -> str:
+    """`path` with glob characters bracketed: DuckDB expands `*`, `?` and `[` even in a bound parameter."""
+    return re.sub(r"([*?\[])", r"[\1]", path)
+
+
+def fetch(relation: DuckDBPyRelation) -> tuple[list[str], list[tuple[Any, ...]]]:
+    """(column names, rows) of a relation; zoned timestamps come back as datetimes in UTC.
+
+    DuckDB hands zoned timestamps to Python through pytz, which is not a dependency; they travel as microseconds.
+    """
+    columns = list(relation.columns)
+    zoned = {i for i, kind in enumerate(relation.types) if str(kind) == _ZONED}
+    if not zoned:
+        return columns, relation.fetchall()
+    # Renamed by position first: a query may give two columns the same name.
+    names = ", ".join(f"c{i}" for i in range(len(columns)))
+    terms = ", ".join(f"epoch_us(c{i})" if i in zoned else f"c{i}" for i in range(len(columns)))
+    unzoned = relation.query("t", f"SELECT {terms} FROM t AS u({names})")
+    rows = unzoned.fetchall() if unzoned is not None else []  # None only for statements that are no SELECT
+    return columns, [tuple(_utc(v) if i in zoned else v for i, v in enumerate(row)) for row in rows]
+
+
+def _utc(microseconds: int | None) -> datetime | None:
+    return None if microseconds is None else _EPOCH + timedelta(microseconds=microseconds)

@@ -1,0 +1,220 @@
+"""Running a program over examples: one thread an example, every result in the ledger."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from pydantic import TypeAdapter, ValidationError
+
+from ..backends.meter import Meter, metered
+from ..errors import MetricError, StillError
+from ..optimizers.candidate import Candidate
+from ..optimizers.context import Outcome, PredictorTrace, Rollout
+from ..signatures.adapter import PlanAdapter
+from ..signatures.bridge import Example, Module, Prediction, context
+from .canonical import example_digest, to_jsonable
+from .identity import model_digest
+from .ledger import CandidateRow, EvaluationRow, Ledger, evaluation_key
+from .metrics import Metric
+
+WORKERS = 64
+"""Examples in flight. They wait on the engine, which batches them; more threads would only wait longer."""
+
+
+class Watcher(Protocol):
+    """Told of every finished example; the progress bar is one."""
+
+    def advance(self, outcome: Outcome) -> None:
+        """One more example is done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A program's answer to one example, before it is scored."""
+
+    prediction: Any
+    trace: tuple[PredictorTrace, ...]
+    error: str | None
+
+
+@dataclass(slots=True)
+class Evaluator:
+    """Scores candidates of one program with one LM; what the ledger already has is not run again."""
+
+    program: Module
+    program_id: str
+    """`program_digest(program)`."""
+    metric: Metric
+    lm: Any
+    ledger: Ledger
+    run_id: str
+    watcher: Watcher
+
+    def evaluate(self, candidate: Candidate, examples: Sequence[Example], split: str) -> list[Outcome]:
+        """Outcomes in the order of `examples`. A program or metric that raises is an outcome with `error`, score 0."""
+        self.ledger.record(
+            CandidateRow(
+                candidate_id=candidate.digest,
+                run_id=self.run_id,
+                name=candidate.name,
+                origin=candidate.origin,
+                state=candidate.to_json(),
+            )
+        )
+        return [outcome for outcome, _ in self._run_all(candidate, examples, split)]
+
+    def rollouts(self, candidate: Candidate, examples: Sequence[Example]) -> list[Rollout]:
+        """Runs with their traces."""
+        finished = self._run_all(candidate, examples, "rollout")
+        return [
+            Rollout(example, outcome.score, run.trace)
+            for example, (outcome, run) in zip(examples, finished, strict=True)
+        ]
+
+    def _run_all(self, candidate: Candidate, examples: Sequence[Example], split: str) -> list[tuple[Outcome, Run]]:
+        keys = [self._key(candidate, example, split) for example in examples]
+        known = self.ledger.lookup(keys)
+        finished: dict[int, tuple[Outcome, Run]] = {}
+        for i, key in enumerate(keys):
+            if key in known and (run := self._restore(known[key])) is not None:
+                finished[i] = (self._score(examples[i], run, _costs(known[key])), run)
+                self.watcher.advance(finished[i][0])
+        missing = [i for i in range(len(examples)) if i not in finished]
+        if missing:
+            variant = candidate.apply(self.program)
+            self._run_missing(variant, candidate, examples, missing, keys, split, finished)
+        return [finished[i] for i in range(len(examples))]
+
+    def _run_missing(
+        self, variant: Module, candidate: Candidate, examples: Sequence[Example], missing: list[int],
+        keys: list[str], split: str, finished: dict[int, tuple[Outcome, Run]],
+    ) -> None:  # fmt: skip
+        executor = ThreadPoolExecutor(WORKERS, thread_name_prefix="still-example")
+        try:
+            pending: dict[Future[tuple[Outcome, Run]], int] = {
+                executor.submit(self._run_one, variant, examples[i]): i for i in missing
+            }
+            while pending:
+                # A timeout lets Ctrl-C through on platforms where waiting on a lock does not.
+                done, _ = wait(pending, timeout=1.0, return_when=FIRST_COMPLETED)
+                for future in done:
+                    i = pending.pop(future)
+                    outcome, run = finished[i] = future.result()
+                    self.ledger.record(self._row(keys[i], candidate, examples[i], split, outcome, run))
+                    self.watcher.advance(outcome)
+        finally:
+            executor.shutdown(wait=False, cancel_futures=True)
+
+    def _run_one(self, variant: Module, example: Example) -> tuple[Outcome, Run]:
+        started = time.perf_counter()
+        trace: list[Any] = []
+        error: str | None = None
+        prediction: Any = None
+        # PlanAdapter here, so that an unmodified DSPy program is decoded under constraints too.
+        with metered() as meter, context(lm=self.lm, adapter=PlanAdapter(), trace=trace):
+            try:
+                prediction = variant(**example.inputs())
+                if not isinstance(prediction, Prediction):
+                    raise StillError(f"the program returned {type(prediction).__name__}: return a dspy.Prediction")
+            except Exception as raised:
+                error = f"{type(raised).__name__}: {raised}"
+        run = Run(prediction, _traces(variant, trace), error)
+        return self._score(example, run, _spent(meter, time.perf_counter() - started)), run
+
+    def _score(self, example: Example, run: Run, spent: Mapping[str, Any]) -> Outcome:
+        if run.error is not None:
+            return Outcome(0.0, error=run.error, **spent)
+        try:
+            score = self.metric(example, run.prediction)
+            return Outcome(score, self.metric.fields(example, run.prediction), None, **spent)
+        except MetricError as error:
+            return Outcome(0.0, error=f"MetricError: {error}", **spent)
+
+    def _key(self, candidate: Candidate, example: Example, split: str) -> str:
+        return evaluation_key(
+            program=self.program_id,
+            candidate=candidate.digest,
+            example=example_digest(example),
+            model=model_digest(self.lm),
+            traced=split == "rollout",
+        )
+
+    def _row(
+        self, key: str, candidate: Candidate, example: Example, split: str, outcome: Outcome, run: Run
+    ) -> EvaluationRow:
+        stored: dict[str, Any] = {"values": run.prediction.toDict() if run.error is None else None}
+        if split == "rollout":
+            stored["trace"] = [[t.predictor, t.inputs, t.outputs] for t in run.trace]
+        return EvaluationRow(
+            evaluation_id=key,
+            candidate_id=candidate.digest,
+            example_id=example_digest(example),
+            split=split,
+            model_digest=model_digest(self.lm),
+            prediction=to_jsonable(stored),
+            score=outcome.score,
+            scores=outcome.fields,
+            error=outcome.error,
+            calls=outcome.calls,
+            prompt_tokens=outcome.prompt_tokens,
+            cached_tokens=outcome.cached_tokens,
+            decoded_tokens=outcome.decoded_tokens,
+            seconds=outcome.seconds,
+            run_id=self.run_id,
+        )
+
+    def _restore(self, row: EvaluationRow) -> Run | None:
+        """A run from its row, with typed values; None if it has to be run again."""
+        stored = row.prediction
+        if row.error is not None and not row.error.startswith("MetricError"):
+            return Run(None, (), row.error)
+        if not stored or stored.get("values") is None:
+            return None
+        annotations = {
+            field: info.rebuild_annotation()
+            for _, predictor in self.program.named_predictors()
+            for field, info in predictor.signature.output_fields.items()
+        }
+        try:
+            values = {name: _typed(value, annotations.get(name)) for name, value in stored["values"].items()}
+            trace = tuple(
+                PredictorTrace(name, inputs, {k: _typed(v, annotations.get(k)) for k, v in outputs.items()})
+                for name, inputs, outputs in stored.get("trace", [])
+            )
+        except ValidationError:
+            return None  # the program's types changed since
+        return Run(Prediction(**values), trace, None)
+
+
+def _typed(value: Any, annotation: Any) -> Any:
+    return value if annotation is None else TypeAdapter(annotation).validate_json(json.dumps(value))
+
+
+def _traces(variant: Module, trace: Sequence[Any]) -> tuple[PredictorTrace, ...]:
+    names = {id(predictor): name for name, predictor in variant.named_predictors()}
+    return tuple(
+        PredictorTrace(names[id(predictor)], dict(inputs), prediction.toDict())
+        for predictor, inputs, prediction in trace
+        if id(predictor) in names
+    )
+
+
+def _spent(meter: Meter, seconds: float) -> dict[str, Any]:
+    return {
+        "calls": meter.calls,
+        "prompt_tokens": meter.prompt_tokens,
+        "cached_tokens": meter.cached_tokens,
+        "decoded_tokens": meter.decoded_tokens,
+        "seconds": seconds,
+    }
+
+
+def _costs(row: EvaluationRow) -> dict[str, Any]:
+    """What the row cost when it was run; it costs nothing now, which `resumed` says."""
+    names = ("calls", "prompt_tokens", "cached_tokens", "decoded_tokens", "seconds")
+    return {**{name: getattr(row, name) for name in names}, "resumed": True}

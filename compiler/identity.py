@@ -1,0 +1,39 @@
+"""Digests: what makes two programs, models or evaluations the same."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from typing import Any
+
+from ..optimizers.candidate import current_state
+from ..signatures.bridge import Module
+from ..signatures.layout import lower
+
+
+def program_digest(program: Module) -> str:
+    """sha256 over each predictor's plan and state and the source of the program's classes.
+
+    A class whose source cannot be read (typed at a prompt, say) counts by its name: then edit its name with its code, or
+    use a new ledger.
+    """
+    parts = [_source(type(module)) for _, module in program.named_sub_modules()]
+    for name, predictor in sorted(program.named_predictors()):
+        parts += [name, lower(predictor.signature).digest, repr(current_state(predictor).to_json()), repr(predictor.config)]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def model_digest(lm: Any) -> str:
+    """Identity of an LM: the weights' digest for a local model, name and settings for any other dspy.LM."""
+    digest = getattr(lm, "digest", None)
+    if isinstance(digest, str):
+        settings = {k: v for k, v in sorted(lm.kwargs.items()) if v is not None}
+        return f"{digest}{settings or ''}"
+    return f"{lm.model} {sorted((k, str(v)) for k, v in lm.kwargs.items() if 'key' not in k)}"
+
+
+def _source(kind: type) -> str:
+    try:
+        return inspect.getsource(kind)
+    except (OSError, TypeError):
+        return f"{kind.__module__}.{kind.__qualname__}"

@@ -1,0 +1,218 @@
+"""`Ledger`: every run, candidate and evaluation in one DuckDB file; what a killed compile resumes from."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import threading
+from collections.abc import Iterable
+from os import PathLike, fspath
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from ..errors import LedgerError
+from .duck import fetch
+from .ledger_file import LedgerFile
+from .ledger_rows import READY_QUERIES, CandidateRow, EvaluationRow, LedgerRow, RunRow, evaluation_key
+from .readers import first_line
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+__all__ = ["READY_QUERIES", "CandidateRow", "EvaluationRow", "Ledger", "RunRow", "evaluation_key"]
+
+FLUSH_SECONDS = 1.0
+FLUSH_ROWS = 200
+
+R = TypeVar("R", bound=LedgerRow)
+
+
+class Ledger:
+    """A ledger file, made with its folder where there is none. Usable from many threads, and by many processes at once.
+
+    `record` queues a row; a background thread writes the queue as one transaction every FLUSH_SECONDS or FLUSH_ROWS
+    rows. A row is either wholly in the file or not at all, also after a kill; rows that cannot be written stay
+    queued. Every reading method first writes what is queued here.
+
+    Raises:
+        LedgerError: the file cannot be made or opened, is no ledger, or is one of another version.
+    """
+
+    def __init__(self, path: str | PathLike[str]) -> None:
+        self.path = Path(fspath(path))
+        self._file = LedgerFile(self.path)
+        self._closed = False
+        self._reset()
+        atexit.register(self._at_exit)
+
+    def _reset(self) -> None:
+        """A fresh queue, no thread: at the start, and in a forked child, as the parent will write the copied rows."""
+        self._owner = os.getpid()
+        self._queue: list[LedgerRow] = []
+        self._guard = threading.Lock()  # the queue, the failure, the thread
+        self._writing = threading.Lock()  # one transaction at a time, so that rows keep their order
+        self._wake = threading.Event()
+        self._failure: LedgerError | None = None
+        self._thread: threading.Thread | None = None
+
+    def record(self, row: RunRow | CandidateRow | EvaluationRow) -> None:
+        """Queue a row. Recording an evaluation or candidate again changes nothing; a run is updated.
+
+        Raises:
+            LedgerError: the ledger is closed, or writing in the background failed; in the latter case this row and all
+                earlier ones are still queued and will be tried again.
+            DatasetError: the row holds a value without JSON form; it is not queued.
+        """
+        row.to_sql()  # a row that cannot be written must fail here, not take its neighbours' transaction down
+        self._check_usable()
+        with self._guard:
+            self._queue.append(row)
+            failure, self._failure = self._failure, None
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._flush_loop, name="still-ledger", daemon=True)
+                self._thread.start()
+            if len(self._queue) >= FLUSH_ROWS:
+                self._wake.set()
+        if failure is not None:
+            raise failure
+
+    def flush(self) -> None:
+        """Return when all recorded rows are on disk. Raises LedgerError if they cannot be written; they stay queued."""
+        self._check_usable()
+        self._write_queue()
+        with self._guard:
+            self._failure = None
+
+    def close(self) -> None:
+        """Flush and stop; harmless if closed. Raises LedgerError as `flush` does, and stays open then."""
+        if self._closed:
+            return
+        self.flush()
+        self._closed = True
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join()
+        atexit.unregister(self._at_exit)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Ledger({str(self.path)!r})"
+
+    def lookup(self, evaluation_ids: Iterable[str]) -> dict[str, EvaluationRow]:
+        """The evaluations among these ids that are already there, by id."""
+        wanted = list(evaluation_ids)
+        rows = self._select(EvaluationRow, "evaluation_id IN (SELECT unnest($1::VARCHAR[]))", [wanted])
+        return {row.evaluation_id: row for row in rows}
+
+    def evaluations(self, run_id: str | None = None, candidate_id: str | None = None) -> list[EvaluationRow]:
+        """Evaluations that this run wrote, of this candidate, oldest first; None means any."""
+        where = "run_id = coalesce($1, run_id) AND candidate_id = coalesce($2, candidate_id)"
+        return self._select(EvaluationRow, f"{where} ORDER BY created_at, evaluation_id", [run_id, candidate_id])
+
+    def runs(self) -> list[RunRow]:
+        """All runs, oldest first."""
+        return self._select(RunRow, "true ORDER BY started_at, run_id", [])
+
+    def candidates(self, run_id: str | None = None) -> list[CandidateRow]:
+        """Candidates of this run, or of all, oldest first."""
+        where = "run_id = coalesce($1, run_id) ORDER BY created_at, candidate_id"
+        return self._select(CandidateRow, where, [run_id])
+
+    def query(self, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
+        """(column names, rows) of one SELECT over the ledger, or of one of READY_QUERIES by name.
+
+        Raises:
+            LedgerError: the SQL fails, is not one SELECT, or would write or reach for other files.
+        """
+        text = READY_QUERIES[sql][1] if sql in READY_QUERIES else sql
+        self._settle()
+        return self._file.use(lambda connection: _select_only(connection, text), read_only=True)
+
+    def _select(self, kind: type[R], where: str, values: list[Any]) -> list[R]:
+        self._settle()
+        statement = f"SELECT {', '.join(kind.columns())} FROM {kind.TABLE} WHERE {where}"
+        rows = self._file.use(lambda connection: connection.execute(statement, values).fetchall(), read_only=True)
+        return [kind.from_sql(row) for row in rows]
+
+    def _settle(self) -> None:
+        """Reading sees what was recorded here; a closed ledger can still be read."""
+        if not self._closed:
+            self.flush()
+
+    def _check_usable(self) -> None:
+        if self._closed:
+            raise LedgerError(f"{self.path}: this ledger is closed; open it again")
+        if self._owner != os.getpid():
+            self._reset()
+
+    def _flush_loop(self) -> None:
+        while not self._closed:
+            self._wake.wait(FLUSH_SECONDS)
+            self._wake.clear()
+            try:
+                self._write_queue()
+            except LedgerError as error:
+                with self._guard:
+                    self._failure = error
+
+    def _write_queue(self) -> None:
+        """Write what is queued now, in order and in one transaction; take it off the queue only when that is done."""
+        with self._writing:
+            with self._guard:
+                rows = list(self._queue)
+            if not rows:
+                return
+            self._file.use(lambda connection: _insert(connection, rows), read_only=False)
+            with self._guard:
+                del self._queue[: len(rows)]
+
+    def _at_exit(self) -> None:
+        if self._owner != os.getpid() or self._closed:
+            return
+        try:
+            self.close()
+        except LedgerError as error:
+            print(f"still: {len(self._queue)} ledger rows are lost: {error}", file=sys.stderr)
+
+
+def _insert(connection: DuckDBPyConnection, rows: list[LedgerRow]) -> None:
+    """All rows in one transaction, runs of one table as one statement: twenty times faster than executemany here."""
+    connection.begin()
+    start = 0
+    while start < len(rows):
+        kind = type(rows[start])
+        end = start
+        # An upsert may not touch the same row twice in one statement, so runs go one by one.
+        most = 1 if kind is RunRow else FLUSH_ROWS
+        while end < len(rows) and end - start < most and type(rows[end]) is kind:
+            end += 1
+        columns = kind.columns()
+        marks = ", ".join([f"({', '.join('?' * len(columns))})"] * (end - start))
+        values = [value for row in rows[start:end] for value in row.to_sql()]
+        connection.execute(f"INSERT INTO {kind.TABLE} ({', '.join(columns)}) VALUES {marks} {kind.CONFLICT}", values)
+        start = end
+    connection.commit()
+
+
+def _select_only(connection: DuckDBPyConnection, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
+    import duckdb
+
+    statements = connection.extract_statements(sql)
+    kinds = [statement.type for statement in statements]
+    if kinds != [duckdb.StatementType.SELECT]:
+        found = ", ".join(kind.name for kind in kinds) or "nothing"
+        raise LedgerError(f"query: is {found}, not one SELECT: {sql.strip()!r:.80}; the ledger is read-only here")
+    try:
+        relation = connection.sql(statements[0].query)
+        return ([], []) if relation is None else fetch(relation)
+    except duckdb.Error as error:
+        raise LedgerError(f"query: {first_line(error)}; in {sql.strip()!r:.80}") from error

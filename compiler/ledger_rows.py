@@ -1,0 +1,207 @@
+"""What a ledger holds: its tables, one dataclass a row, and ready-made questions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime
+from typing import Any, ClassVar, Self
+
+from .canonical import digest, to_jsonable
+
+SCHEMA_VERSION = 1
+
+# Times are stored without zone, in UTC. Rows refer to each other by content, without foreign keys: an evaluation may be
+# written by one run and used by all later ones.
+SCHEMA = """
+CREATE TABLE meta (schema_version INTEGER NOT NULL);
+CREATE TABLE runs (
+  run_id VARCHAR PRIMARY KEY, started_at TIMESTAMP NOT NULL, finished_at TIMESTAMP, status VARCHAR NOT NULL,
+  program VARCHAR NOT NULL, level VARCHAR NOT NULL, model VARCHAR NOT NULL, model_digest VARCHAR NOT NULL,
+  seed BIGINT NOT NULL, config JSON NOT NULL, result JSON);
+CREATE TABLE candidates (
+  candidate_id VARCHAR NOT NULL, run_id VARCHAR NOT NULL, name VARCHAR NOT NULL, origin VARCHAR NOT NULL,
+  state JSON NOT NULL, created_at TIMESTAMP NOT NULL, PRIMARY KEY (run_id, candidate_id));
+CREATE TABLE evaluations (
+  evaluation_id VARCHAR PRIMARY KEY, candidate_id VARCHAR NOT NULL, example_id VARCHAR NOT NULL, split VARCHAR NOT NULL,
+  model_digest VARCHAR NOT NULL, prediction JSON, score DOUBLE, scores JSON NOT NULL, error VARCHAR,
+  calls INTEGER NOT NULL, prompt_tokens INTEGER NOT NULL, cached_tokens INTEGER NOT NULL,
+  decoded_tokens INTEGER NOT NULL, seconds DOUBLE NOT NULL, run_id VARCHAR NOT NULL, created_at TIMESTAMP NOT NULL);
+"""
+
+
+def now() -> datetime:
+    """The time in UTC, to the microsecond that DuckDB keeps."""
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LedgerRow:
+    """A row of one table; fields are the table's columns in order."""
+
+    TABLE: ClassVar[str]
+    CONFLICT: ClassVar[str] = "ON CONFLICT DO NOTHING"
+    JSON: ClassVar[frozenset[str]] = frozenset()
+
+    @classmethod
+    def columns(cls) -> list[str]:
+        return [column.name for column in fields(cls)]
+
+    def to_sql(self) -> list[Any]:
+        """Values to bind. Raises DatasetError where a JSON column holds what JSON cannot."""
+        return [_to_sql(getattr(self, name), name in self.JSON) for name in self.columns()]
+
+    @classmethod
+    def from_sql(cls, values: tuple[Any, ...]) -> Self:
+        pairs = zip(cls.columns(), values, strict=True)
+        return cls(**{name: _from_sql(value, name in cls.JSON) for name, value in pairs})
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRow(LedgerRow):
+    """One compile. Recording the same `run_id` again replaces the row (status, end, result)."""
+
+    TABLE = "runs"
+    CONFLICT = (
+        "ON CONFLICT (run_id) DO UPDATE SET finished_at = excluded.finished_at, status = excluded.status, "
+        "config = excluded.config, result = excluded.result"
+    )
+    JSON = frozenset({"config", "result"})
+
+    run_id: str
+    started_at: datetime = field(default_factory=now)
+    finished_at: datetime | None = None
+    status: str = "running"
+    program: str
+    level: str
+    model: str
+    model_digest: str
+    seed: int = 0
+    config: Mapping[str, Any] = field(default_factory=dict)
+    result: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CandidateRow(LedgerRow):
+    """One variant of the program in a run; `candidate_id` digests its content, `origin` is the pass that made it."""
+
+    TABLE = "candidates"
+    JSON = frozenset({"state"})
+
+    candidate_id: str
+    run_id: str
+    name: str
+    origin: str
+    state: Mapping[str, Any]
+    created_at: datetime = field(default_factory=now)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationRow(LedgerRow):
+    """One candidate on one example. `score` and `scores` (per field) from 0 to 1, tokens counted, time in seconds."""
+
+    TABLE = "evaluations"
+    JSON = frozenset({"prediction", "scores"})
+
+    evaluation_id: str
+    candidate_id: str
+    example_id: str
+    split: str
+    model_digest: str
+    prediction: Any = None
+    score: float | None = None
+    scores: Mapping[str, float] = field(default_factory=dict)
+    error: str | None = None
+    calls: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    decoded_tokens: int = 0
+    seconds: float = 0.0
+    run_id: str
+    created_at: datetime = field(default_factory=now)
+
+
+def evaluation_key(program: str, candidate: str, example: str, model: str, **more: Any) -> str:
+    """sha256 of what decides an evaluation: four digests, and `more` for all else (seed, sampling settings)."""
+    return digest({"program": program, "candidate": candidate, "example": example, "model": model, "more": more})
+
+
+def _to_sql(value: Any, is_json: bool) -> Any:
+    if value is None:
+        return None
+    if is_json:
+        return _storable(json.dumps(to_jsonable(value), ensure_ascii=False, separators=(",", ":")))
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).replace(tzinfo=None)
+    return _storable(value) if isinstance(value, str) else value
+
+
+def _storable(text: str) -> str:
+    """Half surrogate pairs become U+FFFD: a model may emit them, UTF-8 cannot hold them."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _from_sql(value: Any, is_json: bool) -> Any:
+    if is_json and value is not None:
+        return json.loads(value)
+    return value.replace(tzinfo=UTC) if isinstance(value, datetime) else value
+
+
+# An evaluation that failed counts as 0. The interval is the normal approximation at 95 %.
+READY_QUERIES: dict[str, tuple[str, str]] = {
+    "runs": (
+        "Every run with its status, duration in seconds, candidates and evaluations written",
+        """
+        SELECT run_id, program, level, model, status, started_at,
+          round(epoch(finished_at - started_at), 1) AS seconds,
+          (SELECT count(*) FROM candidates c WHERE c.run_id = r.run_id) AS candidates,
+          (SELECT count(*) FROM evaluations e WHERE e.run_id = r.run_id) AS evaluations
+        FROM runs r ORDER BY started_at""",
+    ),
+    "candidates": (
+        "Mean score of every candidate per split, with a 95 % interval",
+        """
+        SELECT c.run_id, c.name, c.origin, e.split, count(*) AS n, avg(coalesce(e.score, 0)) AS score,
+          greatest(0, avg(coalesce(e.score, 0)) - 1.96 * stddev_samp(coalesce(e.score, 0)) / sqrt(count(*))) AS low,
+          least(1, avg(coalesce(e.score, 0)) + 1.96 * stddev_samp(coalesce(e.score, 0)) / sqrt(count(*))) AS high,
+          count(e.error) AS errors, c.candidate_id
+        FROM candidates c JOIN runs r USING (run_id)
+        JOIN evaluations e ON e.candidate_id = c.candidate_id AND e.model_digest = r.model_digest
+        GROUP BY ALL ORDER BY c.run_id, e.split, score DESC, c.name""",
+    ),
+    "failures": (
+        "Evaluations that raised an error or scored 0, newest first",
+        """
+        SELECT e.run_id, e.candidate_id, e.example_id, e.split, e.score, e.error, e.prediction
+        FROM evaluations e WHERE e.error IS NOT NULL OR coalesce(e.score, 0) = 0
+        ORDER BY e.created_at DESC, e.evaluation_id""",
+    ),
+    "cost": (
+        "Calls, tokens and seconds that every run spent on each split",
+        """
+        SELECT run_id, split, count(*) AS evaluations, sum(calls) AS calls, sum(prompt_tokens) AS prompt_tokens,
+          sum(cached_tokens) AS cached_tokens, sum(decoded_tokens) AS decoded_tokens, round(sum(seconds), 3) AS seconds
+        FROM evaluations GROUP BY ALL ORDER BY run_id, split""",
+    ),
+    "wins": (
+        "Every candidate against its run's first one, example by example",
+        """
+        WITH scored AS (
+          SELECT c.run_id, c.candidate_id, c.name, e.split, e.example_id, avg(coalesce(e.score, 0)) AS score
+          FROM candidates c JOIN runs r USING (run_id)
+          JOIN evaluations e ON e.candidate_id = c.candidate_id AND e.model_digest = r.model_digest
+          GROUP BY ALL),
+        first AS (
+          SELECT run_id, arg_min(candidate_id, (created_at, candidate_id)) AS candidate_id
+          FROM candidates GROUP BY run_id)
+        SELECT s.run_id, s.name, s.split, count(*) AS pairs,
+          count(*) FILTER (s.score > b.score) AS wins, count(*) FILTER (s.score = b.score) AS ties,
+          count(*) FILTER (s.score < b.score) AS losses, avg(s.score - b.score) AS mean_difference, s.candidate_id
+        FROM scored s JOIN first USING (run_id)
+        JOIN scored b ON b.run_id = s.run_id AND b.candidate_id = first.candidate_id AND b.split = s.split
+          AND b.example_id = s.example_id
+        WHERE s.candidate_id <> first.candidate_id
+        GROUP BY ALL ORDER BY s.run_id, s.split, mean_difference DESC, s.name""",
+    ),
+}

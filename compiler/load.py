@@ -1,0 +1,46 @@
+"""`still.load`: a compiled program back from its artifact."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..backends.lm import LM
+from ..errors import ArtifactError
+from ..signatures.bridge import Module
+from .artifact import Artifact, read_artifact
+from .identity import model_digest
+
+
+def load(path: str | Path, program: Module | None = None, *, lm: Any = None, allow_import: bool = False) -> Module:
+    """Read an artifact and return its program, bound to the model it was compiled for.
+
+    A single predictor is rebuilt from its schema. A user's module needs `program=MyModule()`, or `allow_import=True`,
+    which imports the class named in the manifest and so runs its code. `lm` replaces the model's handle (another cache
+    size, say); it must be the same model and quantization.
+
+    Raises `ArtifactError` for a damaged or incomplete folder, another format, fields that differ, or another model.
+    """
+    artifact = read_artifact(path)
+    compiled = artifact.program(program, allow_import=allow_import)
+    lm = lm if lm is not None else _recorded_lm(artifact)
+    recorded = artifact.manifest["model"]
+    if model_digest(lm) != recorded["digest"]:
+        raise ArtifactError(
+            f"{path} was compiled for {recorded['name']} ({recorded['digest'][:12]}…), this LM is {model_digest(lm)[:12]}…: "
+            "prompts do not carry over between models, compile again for this one"
+        )
+    compiled.set_lm(lm)
+    return compiled
+
+
+def _recorded_lm(artifact: Artifact) -> LM:
+    model = artifact.manifest["model"]
+    if "quantization" not in model:
+        raise ArtifactError(f"{artifact.path} was compiled for {model['name']}, which is not a local model: pass lm=")
+    return LM(
+        model["model"],
+        quantization=model["quantization"],
+        cache_tokens=model["cache_tokens"],
+        max_context=model["max_context"],
+    )

@@ -1,0 +1,107 @@
+"""A program's shape as data: its class, its predictors, their fields. Written to artifacts and compared on load."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from ..errors import ArtifactError
+from ..signatures.bridge import DspyChainOfThought, DspyPredict, InputField, Module, OutputField, make_signature
+from ..signatures.predict import ChainOfThought, Predict
+from .schema_types import type_from_schema
+
+
+def describe(program: Module) -> dict[str, Any]:
+    """Return kind, class path and the schema of every predictor."""
+    kind = (
+        "predict" if isinstance(program, DspyPredict)
+        else "chain_of_thought" if isinstance(program, DspyChainOfThought)
+        else "module"
+    )  # fmt: skip
+    return {
+        "kind": kind,
+        "module": type(program).__module__,
+        "class": type(program).__qualname__,
+        "predictors": {name: _predictor(predictor) for name, predictor in program.named_predictors()},
+    }
+
+
+def rebuild(description: dict[str, Any]) -> Module:
+    """Make a single predictor from its schema. Raises `ArtifactError` for a program that needs its class."""
+    if description["kind"] == "module":
+        raise ArtifactError(
+            f"the program is a {description['module']}.{description['class']}: pass an instance, "
+            "still.load(path, program=...), or allow importing it with allow_import=True"
+        )
+    (predictor,) = description["predictors"].values()
+    fields = {
+        field["name"]: (
+            type_from_schema(field["schema"], field["name"]),
+            InputField(desc=field["desc"]) if field["role"] == "input" else OutputField(desc=field["desc"]),
+        )
+        for field in predictor["fields"]
+    }
+    signature = make_signature(fields, predictor["instructions"], predictor["signature"])
+    if description["kind"] == "predict":
+        return Predict(signature, **predictor["config"])
+    program = ChainOfThought(signature.delete("reasoning"), **predictor["config"])
+    program.predict.signature = signature
+    return program
+
+
+def import_program(description: dict[str, Any]) -> Module:
+    """Import the program's class and make an instance without arguments: runs the user's code."""
+    path = f"{description['module']}.{description['class']}"
+    try:
+        found: Any = importlib.import_module(description["module"])
+        for part in description["class"].split("."):
+            found = getattr(found, part)
+        program = found()
+    except Exception as error:
+        raise ArtifactError(f"cannot make the program {path}: {error}; pass an instance as program=") from error
+    if not isinstance(program, Module):
+        raise ArtifactError(f"{path} is not a module: pass an instance as program=")
+    return program
+
+
+def check_same(expected: dict[str, Any], program: Module) -> None:
+    """Raise `ArtifactError`, naming predictor and field, unless `program` has the shape that was saved."""
+    actual = describe(program)["predictors"]
+    saved = expected["predictors"]
+    if set(saved) != set(actual):
+        raise ArtifactError(f"the program has predictors {sorted(actual)}, the artifact was saved with {sorted(saved)}")
+    for name, predictor in saved.items():
+        ours = {field["name"]: field for field in actual[name]["fields"]}
+        theirs = {field["name"]: field for field in predictor["fields"]}
+        for field in [*theirs, *(set(ours) - set(theirs))]:
+            mine, saved_field = ours.get(field), theirs.get(field)
+            if mine is None or saved_field is None:
+                has, lacks = ("artifact", "program") if mine is None else ("program", "artifact")
+                raise ArtifactError(f"predictor {name!r}: field {field!r} is in the {has}, not in the {lacks}: recompile")
+            for key in ("role", "schema"):
+                if mine[key] != saved_field[key]:
+                    raise ArtifactError(
+                        f"predictor {name!r}, field {field!r}: {key} is {mine[key]}, the artifact was compiled for "
+                        f"{saved_field[key]}: recompile"
+                    )
+
+
+def _predictor(predictor: Any) -> dict[str, Any]:
+    signature = predictor.signature
+    fields = [
+        {
+            "name": name,
+            "role": "input" if name in signature.input_fields else "output",
+            "desc": info.json_schema_extra["desc"],
+            "schema": TypeAdapter(info.rebuild_annotation()).json_schema(),
+        }
+        for name, info in signature.fields.items()
+    ]
+    return {
+        "signature": signature.__name__,
+        "instructions": signature.instructions,
+        "config": dict(predictor.config),
+        "fields": fields,
+    }

@@ -1,0 +1,36 @@
+"""What `still.compile` returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..optimizers.candidate import Candidate
+from ..signatures.bridge import Module
+from .artifact import save_artifact
+from .report import Report
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A compiled program and the evidence for it."""
+
+    program: Module
+    """The best program found, bound to the LM it was compiled for; the baseline itself where nothing beat it."""
+    report: Report
+    winner: Candidate
+    model: dict[str, Any]
+    """Name, digest and quantization of the LM."""
+    data: dict[str, str]
+    """Digests of the train and dev sets."""
+
+    def save(self, path: str | Path) -> Path:
+        """Write the artifact folder `path`; read it back with `still.load`. Raises `ArtifactError`."""
+        return save_artifact(path, self.program, self.report, self.model, self.data)
+
+    def __repr__(self) -> str:
+        return f"Result(winner={self.winner.name!r})\n{self.report}"
+
+    def _repr_html_(self) -> str:
+        return self.report._repr_html_()

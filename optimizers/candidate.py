@@ -1,0 +1,91 @@
+"""A candidate: what a pass proposes to change in a program, as data."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic_core import to_jsonable_python
+
+from ..errors import SignatureError
+from ..signatures.bridge import Module
+from .nearest import NearestDemonstrations
+
+Demonstration = dict[str, Any]
+"""Input and output values of one predictor, by field name."""
+
+
+@dataclass(frozen=True, slots=True)
+class PredictorState:
+    """What one predictor is given: demonstrations, fixed or, with `nearest`, the closest `nearest` of them per input."""
+
+    demonstrations: tuple[Demonstration, ...] = ()
+    nearest: int | None = None
+    instructions: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, for ledger, digest and artifact."""
+        return {
+            "demonstrations": to_jsonable_python(list(self.demonstrations)),
+            "nearest": self.nearest,
+            "instructions": self.instructions,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> PredictorState:
+        """Inverse of `to_json`."""
+        return cls(tuple(dict(d) for d in data["demonstrations"]), data["nearest"], data["instructions"])
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A named variant of a program: a state per predictor; predictors without one stay as they are."""
+
+    name: str
+    origin: str
+    """The pass that proposed it."""
+    states: Mapping[str, PredictorState] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """The states as plain data; the name is not part of it, so equal candidates are equal whatever they are called."""
+        return {name: state.to_json() for name, state in sorted(self.states.items())}
+
+    @property
+    def digest(self) -> str:
+        """sha256 over the states."""
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
+
+    @property
+    def demonstration_count(self) -> int:
+        """Demonstrations a call sees, summed over predictors: the measure of how simple a candidate is."""
+        return sum(state.nearest or len(state.demonstrations) for state in self.states.values())
+
+    def apply(self, program: Module) -> Module:
+        """Return a copy of `program` in these states; `program` itself is not changed.
+
+        Raises `SignatureError` if a state names a predictor the program does not have.
+        """
+        variant = copy.deepcopy(program)
+        predictors = dict(variant.named_predictors())
+        for name, state in self.states.items():
+            if name not in predictors:
+                raise SignatureError(f"predictor {name!r} is not in the program, which has: {', '.join(predictors)}")
+            predictor = predictors[name]
+            demonstrations = [dict(d) for d in state.demonstrations]
+            predictor.demos = (
+                demonstrations if state.nearest is None else NearestDemonstrations(demonstrations, state.nearest)
+            )
+            if state.instructions is not None:
+                predictor.signature = predictor.signature.with_instructions(state.instructions)
+        return variant
+
+
+def current_state(predictor: Any) -> PredictorState:
+    """Read the state a predictor is in (`predictor`: a dspy.Predict)."""
+    demos = predictor.demos
+    nearest = demos.count_per_input if isinstance(demos, NearestDemonstrations) else None
+    return PredictorState(tuple(dict(d) for d in demos), nearest, predictor.signature.instructions)

@@ -1,0 +1,110 @@
+"""What a pass sees of the compile it runs in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from ..signatures.bridge import Example, Module
+from .candidate import Candidate
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One candidate on one example."""
+
+    score: float
+    """The metric, 0 to 1; 0 when the program failed (`error` says how)."""
+    fields: dict[str, float] = field(default_factory=dict)
+    """The metric per field, where the metric knows fields."""
+    error: str | None = None
+    calls: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    decoded_tokens: int = 0
+    seconds: float = 0.0
+    resumed: bool = False
+    """Taken from the ledger instead of run."""
+
+
+@dataclass(frozen=True, slots=True)
+class PredictorTrace:
+    """One predictor call inside a program run: the predictor's name, its inputs and its outputs."""
+
+    predictor: str
+    inputs: dict[str, Any]
+    outputs: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """One traced run of a program on a training example."""
+
+    example: Example
+    score: float
+    trace: tuple[PredictorTrace, ...]
+
+
+class EvaluationContext(Protocol):
+    """Given to every pass; the compiler implements it over datasets, metric and ledger."""
+
+    @property
+    def train(self) -> Sequence[Example]:
+        """Examples to learn from."""
+
+    @property
+    def dev(self) -> Sequence[Example]:
+        """Examples to choose by."""
+
+    @property
+    def seed(self) -> int:
+        """Seed of every random choice a pass makes."""
+
+    @property
+    def input_fields(self) -> frozenset[str]:
+        """The dataset's input columns."""
+
+    def expect(self, examples: int) -> None:
+        """Announce how many example runs the pass will ask for at most, for the progress bar."""
+
+    def evaluate(self, program: Module, candidate: Candidate, indices: Sequence[int]) -> list[Outcome]:
+        """Run `candidate.apply(program)` on these dev examples, in order; rows known to the ledger are not run again."""
+
+    def rollouts(self, program: Module, candidate: Candidate, indices: Sequence[int]) -> list[Rollout]:
+        """Run the candidate on these train examples with the teacher, if there is one, and return the traces."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a candidate did on dev. `outcomes` covers the first `len(outcomes)` examples of the race's order."""
+
+    candidate: Candidate
+    outcomes: tuple[Outcome, ...]
+    dropped: str | None = None
+    """Why the race ended early for it, or None."""
+
+    @property
+    def mean(self) -> float:
+        """Mean score over the examples seen."""
+        return sum(o.score for o in self.outcomes) / len(self.outcomes) if self.outcomes else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class PassResult:
+    """What a pass returns: the candidate it settled on (perhaps the one it was given) and the evidence."""
+
+    winner: Candidate
+    standings: tuple[Standing, ...]
+    notes: tuple[str, ...] = ()
+
+
+class Pass(Protocol):
+    """A pass over a program. It must not change `program`."""
+
+    @property
+    def name(self) -> str:
+        """Short name, shown in the report and stored in the ledger."""
+
+    def run(self, program: Module, baseline: Candidate, context: EvaluationContext) -> PassResult:
+        """Propose, compare on dev, and return the best candidate."""

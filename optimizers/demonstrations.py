@@ -1,0 +1,127 @@
+"""Few-shot demonstrations: labelled, bootstrapped, and nearest to the input."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from ..signatures.bridge import Example, Module
+from .candidate import Candidate, Demonstration, PredictorState
+from .context import EvaluationContext, PassResult, Rollout
+from .racing import race
+
+COUNTS = (4, 8)
+"""Demonstrations per call that are tried."""
+BOOTSTRAP_ATTEMPTS = 48
+"""Training examples run to find traces that pass the metric."""
+
+
+class Demonstrations:
+    """Choose demonstrations: none, labelled (random draws), bootstrapped (traces of the program or a teacher that pass
+    the metric; after Khattab et al., DSPy, 2023), or the labelled examples nearest to each input (Liu et al., 2022)."""
+
+    name = "demonstrations"
+
+    def run(self, program: Module, baseline: Candidate, context: EvaluationContext) -> PassResult:
+        """Race all kinds against the baseline on dev."""
+        labelled = _labelled_pools(program, context)
+        candidates = [baseline]
+        notes: list[str] = []
+        if labelled:
+            candidates += _draws(labelled, context.seed)
+            candidates += _nearest(labelled)
+        else:
+            notes.append("no predictor has all its fields in the dataset: labelled and nearest demonstrations left out")
+        attempts = min(BOOTSTRAP_ATTEMPTS, len(context.train))
+        context.expect(attempts + (len(candidates) + len(COUNTS)) * len(context.dev))
+        teacher = candidates[1] if labelled else baseline
+        bootstrapped = _bootstrap(program, teacher, context)
+        candidates += bootstrapped
+        if not bootstrapped:
+            notes.append(f"none of {attempts} training examples gave a trace that passed the metric")
+        standings = race(program, _unique(candidates), context)
+        return PassResult(standings[0].candidate, tuple(standings), tuple(notes))
+
+
+def _labelled_pools(program: Module, context: EvaluationContext) -> dict[str, list[Demonstration]]:
+    """Training examples per predictor, for predictors whose inputs and outputs are all columns of the dataset."""
+    pools: dict[str, list[Demonstration]] = {}
+    for name, predictor in program.named_predictors():
+        signature = predictor.signature
+        needed = [*signature.input_fields, *signature.output_fields]
+        if not set(signature.input_fields) <= context.input_fields:
+            continue  # fed by another predictor: a column of the same name would not be what it sees
+        pool = [_pick(example, needed) for example in context.train if all(f in example for f in needed)]
+        if pool:
+            pools[name] = pool
+    return pools
+
+
+def _pick(example: Example, names: Iterable[str]) -> Demonstration:
+    return {name: example[name] for name in names}
+
+
+def _draws(pools: dict[str, list[Demonstration]], seed: int) -> Iterator[Candidate]:
+    """Balanced random draws, two for each count: which examples are drawn matters more than how many."""
+    for count in COUNTS:
+        for draw in range(2):
+            rng = random.Random(f"{seed}/{count}/{draw}")
+            states = {name: PredictorState(tuple(_balanced(pool, count, rng))) for name, pool in pools.items()}
+            yield Candidate(f"labelled-{count}{'ab'[draw]}", "labelled", states)
+
+
+def _nearest(pools: dict[str, list[Demonstration]]) -> Iterator[Candidate]:
+    for count in COUNTS:
+        states = {name: PredictorState(tuple(pool), nearest=count) for name, pool in pools.items()}
+        yield Candidate(f"nearest-{count}", "nearest", states)
+
+
+def _balanced(pool: Sequence[Demonstration], count: int, rng: random.Random) -> list[Demonstration]:
+    """Draw `count`, preferring output values not shown yet, so that a small prompt names as many labels as it can."""
+    rest = list(pool)
+    rng.shuffle(rest)
+    outputs = list(pool[0])
+    shown: dict[tuple[str, str], int] = {}
+    chosen: list[Demonstration] = []
+    while rest and len(chosen) < count:
+        best = min(range(len(rest)), key=lambda i: sum(shown.get((f, str(rest[i][f])), 0) for f in outputs))
+        demonstration = rest.pop(best)
+        chosen.append(demonstration)
+        for name in outputs:
+            key = (name, str(demonstration[name]))
+            shown[key] = shown.get(key, 0) + 1
+    return chosen
+
+
+def _bootstrap(program: Module, teacher: Candidate, context: EvaluationContext) -> list[Candidate]:
+    """Demonstrations from traces whose final score is perfect; intermediate outputs (reasoning, say) come along."""
+    order = list(range(len(context.train)))
+    random.Random(f"{context.seed}/bootstrap").shuffle(order)
+    rollouts = context.rollouts(program, teacher, order[:BOOTSTRAP_ATTEMPTS])
+    passed = [rollout for rollout in rollouts if rollout.score >= 1.0]
+    pools = _traced_pools(passed)
+    candidates: list[Candidate] = []
+    for count in COUNTS:
+        rng = random.Random(f"{context.seed}/bootstrap/{count}")
+        states = {name: PredictorState(tuple(_balanced(pool, count, rng))) for name, pool in pools.items()}
+        if states:
+            candidates.append(Candidate(f"bootstrapped-{count}", "bootstrapped", states))
+    return candidates
+
+
+def _traced_pools(rollouts: Iterable[Rollout]) -> dict[str, list[Demonstration]]:
+    pools: dict[str, list[Demonstration]] = {}
+    for rollout in rollouts:
+        for step in rollout.trace:
+            demonstration: dict[str, Any] = {**step.inputs, **step.outputs}
+            pools.setdefault(step.predictor, []).append(demonstration)
+    return pools
+
+
+def _unique(candidates: Iterable[Candidate]) -> list[Candidate]:
+    """Drop candidates that equal an earlier one: a small training set makes 4 and 8 demonstrations the same."""
+    first: dict[str, Candidate] = {}
+    for candidate in candidates:
+        first.setdefault(candidate.digest, candidate)
+    return list(first.values())

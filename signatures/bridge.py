@@ -1,0 +1,45 @@
+"""The one module that imports dspy; everything else takes dspy's names from here.
+
+dspy ships no type information: for type checkers the names below are `Any`, so a wrong attribute shows up here at import
+(the pin is `dspy>=3.4,<3.5`), not spread over the package.
+"""
+
+from __future__ import annotations
+
+from dspy import LM, BaseLM, Example, InputField, Module, OutputField, Prediction, ensure_signature, lm15, settings
+from dspy import ChainOfThought as DspyChainOfThought
+from dspy import Predict as DspyPredict
+from dspy import Signature as DspySignature
+from dspy.adapters import Adapter, ChatAdapter
+from dspy.adapters.types import History
+from dspy.adapters.types import Type as DspyType
+from dspy.adapters.types.tool import Tool
+from dspy.signatures.signature import SignatureMeta
+from dspy.utils.exceptions import AdapterParseError
+
+context = settings.context
+"""`with context(lm=..., adapter=...):` settings for this thread (or task) and what it starts."""
+
+__all__ = [
+    "LM",
+    "Adapter",
+    "AdapterParseError",
+    "BaseLM",
+    "ChatAdapter",
+    "DspyChainOfThought",
+    "DspyPredict",
+    "DspySignature",
+    "DspyType",
+    "Example",
+    "History",
+    "InputField",
+    "Module",
+    "OutputField",
+    "Prediction",
+    "SignatureMeta",
+    "Tool",
+    "context",
+    "ensure_signature",
+    "lm15",
+    "settings",
+]

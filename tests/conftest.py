@@ -1,0 +1,48 @@
+"""Shared models: the real one, and a tiny random one with the real tokenizer where speed matters."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from still.backends.models import DecoderSpec, Model, load_model
+
+
+@pytest.fixture(scope="session")
+def model_int8():
+    return load_model("smollm2-135m", "int8")
+
+
+@pytest.fixture(scope="session")
+def model_fp32():
+    return load_model("smollm2-135m", "fp32")
+
+
+def random_weights(spec: DecoderSpec, seed: int) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+
+    def matrix(rows: int, columns: int) -> torch.Tensor:
+        return torch.randn(rows, columns, generator=generator) * (2.0 / columns**0.5)
+
+    heads, kv, dim = spec.num_heads, spec.num_kv_heads, spec.head_dim
+    weights = {"embed": matrix(spec.vocab_size, spec.hidden_size), "norm": torch.ones(spec.hidden_size)}
+    weights["lm_head"] = weights["embed"]
+    for i in range(spec.num_layers):
+        prefix = f"layers.{i}"
+        weights[f"{prefix}.attn_norm"] = torch.ones(spec.hidden_size)
+        weights[f"{prefix}.mlp_norm"] = torch.ones(spec.hidden_size)
+        weights[f"{prefix}.qkv"] = matrix((heads + 2 * kv) * dim, spec.hidden_size)
+        weights[f"{prefix}.o"] = matrix(spec.hidden_size, heads * dim)
+        weights[f"{prefix}.gate_up"] = matrix(2 * spec.intermediate_size, spec.hidden_size)
+        weights[f"{prefix}.down"] = matrix(spec.hidden_size, spec.intermediate_size)
+    return weights
+
+
+@pytest.fixture(scope="session")
+def tiny_model(model_fp32) -> Model:
+    """Two random layers over the real vocabulary: grammars and text work, a step costs a millisecond or two."""
+    spec = dataclasses.replace(
+        model_fp32.spec, hidden_size=32, intermediate_size=64, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8
+    )
+    return dataclasses.replace(model_fp32, name="tiny", digest="0" * 64, spec=spec, weights=random_weights(spec, 0))

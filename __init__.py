@@ -13,7 +13,7 @@
     result.save("router")
     print(still.load("router")(message="Where is my parcel?").team)
 
-Names are imported when they are first used: `import still` costs what `import dspy` costs and loads no torch.
+Names are imported when they are first used, so that `import still` itself loads neither dspy nor torch.
 """
 
 from __future__ import annotations
@@ -22,10 +22,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from . import errors
-from .signatures.bridge import Example, Prediction, configure, context
-from .signatures.module import Module
-from .signatures.predict import ChainOfThought, Predict
-from .signatures.signature import Input, Output, Signature
 
 if TYPE_CHECKING:
     from .backends.lm import LM
@@ -34,10 +30,24 @@ if TYPE_CHECKING:
     from .compiler.ledger import Ledger
     from .compiler.load import load
     from .compiler.metrics import Score, exact, f1, normalized
+    from .signatures.bridge import Example, Prediction, configure, context
+    from .signatures.module import Module
+    from .signatures.predict import ChainOfThought, Predict
+    from .signatures.signature import Input, Output, Signature
 
 __version__ = "0.1.0"
 
 _LAZY = {
+    "ChainOfThought": "signatures.predict",
+    "Example": "signatures.bridge",
+    "Input": "signatures.signature",
+    "Module": "signatures.module",
+    "Output": "signatures.signature",
+    "Predict": "signatures.predict",
+    "Prediction": "signatures.bridge",
+    "Signature": "signatures.signature",
+    "configure": "signatures.bridge",
+    "context": "signatures.bridge",
     "LM": "backends.lm",
     "compile": "compiler.compile",
     "evaluate": "compiler.compile",

@@ -27,6 +27,7 @@ FLUSH_SECONDS = 1.0
 FLUSH_ROWS = 200
 
 R = TypeVar("R", bound=LedgerRow)
+Item = tuple[type[LedgerRow], list[Any]]
 
 
 class Ledger:
@@ -50,7 +51,7 @@ class Ledger:
     def _reset(self) -> None:
         """A fresh queue, no thread: at the start, and in a forked child, as the parent will write the copied rows."""
         self._owner = os.getpid()
-        self._queue: list[LedgerRow] = []
+        self._queue: list[Item] = []
         self._guard = threading.Lock()  # the queue, the failure, the thread
         self._writing = threading.Lock()  # one transaction at a time, so that rows keep their order
         self._wake = threading.Event()
@@ -61,14 +62,15 @@ class Ledger:
         """Queue a row. Recording an evaluation or candidate again changes nothing; a run is updated.
 
         Raises:
-            LedgerError: the ledger is closed, or writing in the background failed; in the latter case this row and all
-                earlier ones are still queued and will be tried again.
-            DatasetError: the row holds a value without JSON form; it is not queued.
+            LedgerError: the row holds a value that does not fit its column, or the ledger is closed: it is not queued.
+                Or writing in the background failed: this row and all earlier ones are queued and will be tried again.
         """
-        row.to_sql()  # a row that cannot be written must fail here, not take its neighbours' transaction down
+        # Bound values now: a row that cannot be written fails here and not within its neighbours' transaction, and what
+        # the caller does to its dicts later changes nothing.
+        item = (type(row), row.to_sql())
         self._check_usable()
         with self._guard:
-            self._queue.append(row)
+            self._queue.append(item)
             failure, self._failure = self._failure, None
             if self._thread is None:
                 self._thread = threading.Thread(target=self._flush_loop, name="still-ledger", daemon=True)
@@ -160,9 +162,9 @@ class Ledger:
             self._wake.clear()
             try:
                 self._write_queue()
-            except LedgerError as error:
+            except Exception as error:  # whatever it is, the next record() must tell it
                 with self._guard:
-                    self._failure = error
+                    self._failure = error if isinstance(error, LedgerError) else LedgerError(f"{self.path}: {error!r}")
 
     def _write_queue(self) -> None:
         """Write what is queued now, in order and in one transaction; take it off the queue only when that is done."""
@@ -184,20 +186,20 @@ class Ledger:
             print(f"still: {len(self._queue)} ledger rows are lost: {error}", file=sys.stderr)
 
 
-def _insert(connection: DuckDBPyConnection, rows: list[LedgerRow]) -> None:
+def _insert(connection: DuckDBPyConnection, rows: list[Item]) -> None:
     """All rows in one transaction, runs of one table as one statement: twenty times faster than executemany here."""
     connection.begin()
     start = 0
     while start < len(rows):
-        kind = type(rows[start])
+        kind = rows[start][0]
         end = start
         # An upsert may not touch the same row twice in one statement, so runs go one by one.
         most = 1 if kind is RunRow else FLUSH_ROWS
-        while end < len(rows) and end - start < most and type(rows[end]) is kind:
+        while end < len(rows) and end - start < most and rows[end][0] is kind:
             end += 1
         columns = kind.columns()
         marks = ", ".join([f"({', '.join('?' * len(columns))})"] * (end - start))
-        values = [value for row in rows[start:end] for value in row.to_sql()]
+        values = [value for _, bound in rows[start:end] for value in bound]
         connection.execute(f"INSERT INTO {kind.TABLE} ({', '.join(columns)}) VALUES {marks} {kind.CONFLICT}", values)
         start = end
     connection.commit()

@@ -26,7 +26,11 @@ T = TypeVar("T")
 
 LOCK_PATIENCE = 30.0  # seconds that an operation waits for other processes
 _FIRST_WAIT, _LONGEST_WAIT = 0.005, 0.25
-_BUSY = ("Could not set lock on file", "different configuration than existing connections", "already attached")
+_BUSY = (
+    "Could not set lock on file",  # POSIX
+    "being used by another process",  # Windows
+    "different configuration than existing connections",  # a connection that the user opened in this process
+)
 
 # One lock per file and process: DuckDB refuses a read-only connection beside a writable one of the same process.
 _locks: dict[str, threading.RLock] = {}
@@ -98,8 +102,7 @@ class LedgerFile:
             with duckdb.connect(str(aside)) as connection:
                 connection.execute(SCHEMA)
                 connection.execute("INSERT INTO meta VALUES (?)", [SCHEMA_VERSION])
-            with suppress(FileExistsError):  # another process was faster
-                os.link(aside, self._key)
+            _put(aside, self._key)
         except (OSError, duckdb.Error) as error:
             raise LedgerError(
                 f"{self.path}: cannot be created: {first_line(error)}; choose a folder that can be written"
@@ -122,6 +125,18 @@ class LedgerFile:
                 f"{self.path}: is a ledger of version {version}, this Still writes version {SCHEMA_VERSION}; "
                 "choose another path"
             )
+
+
+def _put(source: Path, target: str) -> None:
+    """Give `source` the name `target` unless another process was faster."""
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        return
+    except OSError:  # some file systems have no hard links
+        if os.path.lexists(target):
+            return
+        os.rename(source, target)
 
 
 def _run(operation: Callable[[DuckDBPyConnection], T], connection: DuckDBPyConnection, path: Path) -> T:

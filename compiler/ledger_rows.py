@@ -6,9 +6,17 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
+from pydantic import Field, TypeAdapter, ValidationError
+
+from ..errors import DatasetError, LedgerError
 from .canonical import digest, to_jsonable
+
+Integer = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+Rate = Annotated[float, Field(ge=0, le=1)]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 SCHEMA_VERSION = 1
 
@@ -26,8 +34,8 @@ CREATE TABLE candidates (
 CREATE TABLE evaluations (
   evaluation_id VARCHAR PRIMARY KEY, candidate_id VARCHAR NOT NULL, example_id VARCHAR NOT NULL, split VARCHAR NOT NULL,
   model_digest VARCHAR NOT NULL, prediction JSON, score DOUBLE, scores JSON NOT NULL, error VARCHAR,
-  calls INTEGER NOT NULL, prompt_tokens INTEGER NOT NULL, cached_tokens INTEGER NOT NULL,
-  decoded_tokens INTEGER NOT NULL, seconds DOUBLE NOT NULL, run_id VARCHAR NOT NULL, created_at TIMESTAMP NOT NULL);
+  calls BIGINT NOT NULL, prompt_tokens BIGINT NOT NULL, cached_tokens BIGINT NOT NULL,
+  decoded_tokens BIGINT NOT NULL, seconds DOUBLE NOT NULL, run_id VARCHAR NOT NULL, created_at TIMESTAMP NOT NULL);
 """
 
 
@@ -49,8 +57,18 @@ class LedgerRow:
         return [column.name for column in fields(cls)]
 
     def to_sql(self) -> list[Any]:
-        """Values to bind. Raises DatasetError where a JSON column holds what JSON cannot."""
-        return [_to_sql(getattr(self, name), name in self.JSON) for name in self.columns()]
+        """Values to bind. Raises LedgerError where one does not fit its column."""
+        try:
+            checked = _CHECKERS[type(self)].validate_python(vars(self))
+            return [_to_sql(getattr(checked, name), name in self.JSON) for name in self.columns()]
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            place = ".".join(map(str, first["loc"]))
+            raise LedgerError(
+                f"{self.TABLE}: {place}={first['input']!r:.80}: {first['msg']}; correct the row"
+            ) from error
+        except DatasetError as error:
+            raise LedgerError(f"{self.TABLE}: {error}") from error
 
     @classmethod
     def from_sql(cls, values: tuple[Any, ...]) -> Self:
@@ -77,7 +95,7 @@ class RunRow(LedgerRow):
     level: str
     model: str
     model_digest: str
-    seed: int = 0
+    seed: Integer = 0
     config: Mapping[str, Any] = field(default_factory=dict)
     result: Mapping[str, Any] | None = None
 
@@ -110,14 +128,14 @@ class EvaluationRow(LedgerRow):
     split: str
     model_digest: str
     prediction: Any = None
-    score: float | None = None
-    scores: Mapping[str, float] = field(default_factory=dict)
+    score: Rate | None = None
+    scores: Mapping[str, Rate] = field(default_factory=dict)
     error: str | None = None
-    calls: int = 0
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    decoded_tokens: int = 0
-    seconds: float = 0.0
+    calls: Count = 0
+    prompt_tokens: Count = 0
+    cached_tokens: Count = 0
+    decoded_tokens: Count = 0
+    seconds: Seconds = 0.0
     run_id: str
     created_at: datetime = field(default_factory=now)
 
@@ -125,6 +143,9 @@ class EvaluationRow(LedgerRow):
 def evaluation_key(program: str, candidate: str, example: str, model: str, **more: Any) -> str:
     """sha256 of what decides an evaluation: four digests, and `more` for all else (seed, sampling settings)."""
     return digest({"program": program, "candidate": candidate, "example": example, "model": model, "more": more})
+
+
+_CHECKERS: dict[type, TypeAdapter[Any]] = {kind: TypeAdapter(kind) for kind in (RunRow, CandidateRow, EvaluationRow)}
 
 
 def _to_sql(value: Any, is_json: bool) -> Any:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
-from ..errors import MetricError, StillError
+from ..errors import DatasetError, MetricError
 from ..signatures.bridge import Example, Prediction
 from .canonical import example_digest, to_jsonable
 
@@ -78,7 +78,10 @@ class FieldMetric(Metric):
                     f"it has {', '.join(example.keys())}"
                 )
             predicted = _value(prediction, name, missing)
-            values[name] = 0.0 if predicted is missing else self._compare(example[name], predicted)
+            try:
+                values[name] = 0.0 if predicted is missing else self._compare(example[name], predicted)
+            except DatasetError as error:  # a value without JSON form
+                raise MetricError(f"metric {self.name}: example {_short(example)}, field {name!r}: {error}") from error
         return values
 
     def score(self, example: Example, prediction: Any, trace: Any = None) -> Score:
@@ -104,7 +107,7 @@ class CallableMetric(Metric):
         keywords = {"trace": trace} if self._trace_as == "keyword" else {}
         try:
             result = self._function(example, prediction, *positional, **keywords)
-        except StillError:
+        except MetricError:
             raise
         except Exception as error:
             raise MetricError(

@@ -19,6 +19,8 @@ from dspy.utils.exceptions import AdapterParseError
 
 context = settings.context
 """`with context(lm=..., adapter=...):` settings for this thread (or task) and what it starts."""
+configure = settings.configure
+"""Settings for the whole process; `context` overrides them."""
 
 __all__ = [
     "LM",
@@ -38,6 +40,7 @@ __all__ = [
     "Prediction",
     "SignatureMeta",
     "Tool",
+    "configure",
     "context",
     "ensure_signature",
     "lm15",

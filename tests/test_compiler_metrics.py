@@ -157,10 +157,14 @@ def test_exceptions_keep_their_cause():
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
 
     def ours(example, prediction):
-        raise DatasetError("as it is")
+        raise MetricError("as it is")
 
-    with pytest.raises(DatasetError, match="as it is"):
+    with pytest.raises(MetricError, match=r"^as it is$"):
         as_metric(ours)(EXAMPLE, Prediction())
+
+    with pytest.raises(MetricError, match=r"field 'team'.*no JSON form") as caught:
+        exact("team")(EXAMPLE, Prediction(team=object()))
+    assert isinstance(caught.value.__cause__, DatasetError)
 
     def interrupted(example, prediction):
         raise KeyboardInterrupt

@@ -31,22 +31,29 @@ def sequence(tokens, pages):
 
 @given(
     shared=st.integers(0, 6),
-    lengths=st.lists(st.tuples(st.integers(0, 70), st.integers(1, 40)), min_size=1, max_size=7),
+    branches=st.lists(st.integers(0, 6), min_size=1, max_size=3),
+    lengths=st.lists(st.tuples(st.integers(0, 2), st.integers(0, 70), st.integers(1, 40)), min_size=1, max_size=8),
     seed=st.integers(0, 1000),
 )
-@settings(max_examples=60, deadline=None)
-def test_paged_attention_equals_dense(shared, lengths, seed):
-    """Sequences share `shared` pages; each has own computed tokens and new rows."""
+@settings(max_examples=100, deadline=None)
+def test_paged_attention_equals_dense(shared, branches, lengths, seed):
+    """A tree of prefixes: `shared` pages for all, then a branch's own; each sequence has own computed tokens and rows."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    needed = shared + sum(-(-(own + new) // PAGE_SIZE) for own, new in lengths)
+    needed = shared + sum(branches) + sum(-(-(own + new) // PAGE_SIZE) for _, own, new in lengths)
     free = list(rng.permutation(needed))
-    prefix = [Page(int(free.pop())) for _ in range(shared)]
+
+    def take(count):
+        return [Page(int(free.pop())) for _ in range(count)]
+
+    root = take(shared)
+    prefixes = [root + take(count) for count in branches]
     keys, values = torch.randn(2, needed * PAGE_SIZE, KV, DIM)
     chunks = []
-    for own, new in lengths:
-        pages = prefix + [Page(int(free.pop())) for _ in range(-(-(own + new) // PAGE_SIZE))]
-        start = shared * PAGE_SIZE + own
+    for which, own, new in lengths:
+        prefix = prefixes[which % len(prefixes)]
+        start = len(prefix) * PAGE_SIZE + own
+        pages = prefix + take(-(-(own + new) // PAGE_SIZE))
         chunks.append(Chunk(sequence(list(range(start + new)), pages), start, start + new))
     batch = build_batch(chunks)
     q = torch.randn(len(batch.tokens), KV, GROUP, DIM)

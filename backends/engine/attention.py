@@ -94,5 +94,7 @@ def _shared(
     part = part.view(heads, len(rows), group, dim).transpose(0, 1)
     part_lse = part_lse.view(heads, len(rows), group).transpose(0, 1)
     # softmax over the union = the parts weighted by their share of the total mass
-    share = torch.sigmoid(part_lse - lse[rows])[..., None].to(q.dtype)
+    before = lse[rows]
+    share = torch.sigmoid(part_lse - before)[..., None].to(q.dtype)
     out[rows] = torch.lerp(out[rows], part, share)
+    lse[rows] = torch.logaddexp(before, part_lse)  # a row may be in several groups, one per node of its prefix

@@ -1,0 +1,164 @@
+"""From a field's type to its constraint."""
+
+from __future__ import annotations
+
+import enum
+import json
+import types
+import typing
+from collections.abc import Sequence
+from decimal import Decimal
+from functools import lru_cache
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import TypeAdapter
+from pydantic.errors import PydanticUserError
+from pydantic.fields import FieldInfo
+from pydantic_core import SchemaError
+
+from ..errors import ConstraintError, SignatureError
+from .choice import Choice, choice_texts
+from .constraint import Constraint
+from .decode_schema import DecodeSchema
+from .json_constraint import JsonConstraint
+from .number import NumberConstraint
+from .optional import NONE, OptionalConstraint
+from .text import Form, TextConstraint
+
+
+def lower_type(annotation: Any, metadata: Sequence[Any] = (), field: str = "value", *, last: bool = False) -> Constraint:
+    """Return the constraint of a type.
+
+    annotation: any type pydantic knows. metadata: its constraints, as in `FieldInfo.metadata`. last: nothing follows the
+    field, so that free text may have several lines.
+    Raises `SignatureError` naming the field for a type without values or one that no grammar can describe.
+    """
+    try:
+        constraint = _lower(annotation, tuple(metadata), field, last)
+    except (PydanticUserError, SchemaError, TypeError, KeyError, ValueError) as error:
+        raise _unsupported(field, annotation, str(error)) from error
+    check_possible(constraint)
+    return constraint
+
+
+def _lower(annotation: Any, metadata: tuple[Any, ...], field: str, last: bool) -> Constraint:
+    annotation, inner = _unwrap(annotation)
+    metadata = (*inner, *metadata)
+    declared = Annotated[(annotation, *metadata)] if metadata else annotation
+    members = _members(annotation)
+    if members is not None:
+        if not members:
+            raise SignatureError(f"field {field!r}: {_name(annotation)} has no members: list at least one")
+        return Choice(field, declared, members, choice_texts(members))
+    some = _optional(annotation)
+    if some is not None:
+        constraint = _lower(some, metadata, field, last)
+        return OptionalConstraint(field, declared, constraint) if not _parses(constraint, NONE) else _json(field, declared)
+    if annotation in (int, float, Decimal):
+        return _number(annotation, declared, field)
+    return _text(declared, field, last) if annotation is str else _json(field, declared)
+
+
+def _unwrap(annotation: Any) -> tuple[Any, tuple[Any, ...]]:
+    """Take a type out of `Annotated`, `NewType` and `type` statements."""
+    metadata: tuple[Any, ...] = ()
+    while True:
+        if get_origin(annotation) is Annotated:
+            annotation, *found = get_args(annotation)
+            metadata = (*_flat(found), *metadata)
+        elif isinstance(annotation, typing.NewType):
+            annotation = annotation.__supertype__
+        elif hasattr(annotation, "__value__"):
+            annotation = annotation.__value__
+        else:
+            return annotation, metadata
+
+
+def _flat(metadata: Sequence[Any]) -> list[Any]:
+    flat: list[Any] = []
+    for item in metadata:
+        flat.extend(item.metadata if isinstance(item, FieldInfo) else [item])
+    return flat
+
+
+def _members(annotation: Any) -> tuple[Any, ...] | None:
+    if annotation is bool:
+        return (True, False)
+    if annotation is None or annotation is types.NoneType:
+        return (None,)
+    if get_origin(annotation) is Literal:
+        return _literal_members(annotation)
+    if isinstance(annotation, type) and issubclass(annotation, enum.Enum):
+        return tuple(annotation)
+    return None
+
+
+def _literal_members(annotation: Any) -> tuple[Any, ...]:
+    members: list[Any] = []
+    for member in get_args(annotation):
+        known = any(type(member) is type(seen) and member == seen for seen in members)
+        members.extend([] if known else [member])
+    return tuple(members)
+
+
+def _optional(annotation: Any) -> Any:
+    """T of `Optional[T]`, else None."""
+    if get_origin(annotation) not in (Union, types.UnionType):
+        return None
+    others = [option for option in get_args(annotation) if option is not types.NoneType]
+    if len(others) == len(get_args(annotation)):
+        return None
+    return others[0] if len(others) == 1 else Union[tuple(others)]  # noqa: UP007 - built from data
+
+
+def _parses(constraint: Constraint, text: str) -> bool:
+    try:
+        constraint.parse(text)
+    except ConstraintError:
+        return False
+    return True
+
+
+def _number(kind: type, declared: Any, field: str) -> NumberConstraint:
+    schema = TypeAdapter(Annotated[float, *get_args(declared)[1:]] if kind is Decimal else declared)
+    written = json.dumps(schema.json_schema(schema_generator=DecodeSchema))
+    return NumberConstraint(field, declared, written, json.dumps(schema.json_schema()), exact=kind is Decimal)
+
+
+def _text(declared: Any, field: str, last: bool) -> TextConstraint:
+    schema = TypeAdapter(declared).json_schema()
+    pattern = schema.get("pattern")
+    form: Form = "block" if last else "raw" if pattern is not None else "line"
+    least, most = schema.get("minLength"), schema.get("maxLength")
+    if most is not None and (most < 1 or (least or 0) > most):
+        raise SignatureError(f"field {field!r}: no text has {least or 1} to {most} characters: change min_length or max_length")
+    return TextConstraint(field, declared, form, least, most, pattern)
+
+
+def _json(field: str, declared: Any) -> JsonConstraint:
+    schema = TypeAdapter(declared).json_schema(schema_generator=DecodeSchema)
+    return JsonConstraint(field, declared, json.dumps(schema))
+
+
+@lru_cache(maxsize=1024)
+def check_possible(constraint: Constraint) -> None:
+    """Raise `SignatureError` if llguidance cannot compile the grammar or nothing satisfies it."""
+    from llguidance import LLMatcher, LLTokenizer
+
+    matcher = LLMatcher(LLTokenizer("byte"), 'start: " " value\n' + constraint.rules("value"), log_level=0)
+    if not matcher.is_error():
+        matcher.consume_token(ord(" "))
+        if any(matcher.compute_bitmask()):
+            return
+    why = matcher.get_error().strip().splitlines()[0] if matcher.is_error() else "no value satisfies it"
+    raise _unsupported(constraint.field, constraint.annotation, why)
+
+
+def _unsupported(field: str, annotation: Any, why: str) -> SignatureError:
+    return SignatureError(
+        f"field {field!r}: {_name(annotation)} cannot be decoded: {why}. Change the type or its bounds"
+    )
+
+
+def _name(annotation: Any) -> str:
+    return annotation.__name__ if isinstance(annotation, type) else str(annotation)

@@ -1,0 +1,38 @@
+"""`Optional[T]` where nothing else can be written as "none"."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from .constraint import Constraint, literal
+
+NONE = "none"
+
+
+@dataclass(frozen=True)
+class OptionalConstraint(Constraint):
+    """Either the word none, or what `inner` says."""
+
+    inner: Constraint
+
+    @property
+    def options(self) -> tuple[str, ...] | None:
+        return None if self.inner.options is None else (*self.inner.options, NONE)
+
+    @property
+    def max_tokens(self) -> int:
+        return max(self.inner.max_tokens, len(NONE) + 2)
+
+    def rules(self, name: str) -> str:
+        inner = f"{name}_some"
+        return f"{name}: {literal(NONE)} | {inner}\n{self.inner.rules(inner)}"
+
+    def describe(self) -> str:
+        return self.inner.describe() + (f", {NONE}" if self.options else f"; or {NONE}")
+
+    def _write(self, value: Any) -> str:
+        return NONE if value is None else self.inner._write(value)
+
+    def _read(self, text: str) -> Any:
+        return self._adapter.validate_python(None) if text == NONE else self.inner._read(text)

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from ..errors import ArtifactError
-from ..signatures.bridge import DspyChainOfThought, DspyPredict, InputField, Module, OutputField, make_signature
+from ..signatures.bridge import DspyChainOfThought, DspyPredict, DspySignature, InputField, Module, OutputField
 from ..signatures.predict import ChainOfThought, Predict
 from .schema_types import type_from_schema
 
@@ -43,7 +43,7 @@ def rebuild(description: dict[str, Any]) -> Module:
         )
         for field in predictor["fields"]
     }
-    signature = make_signature(fields, predictor["instructions"], predictor["signature"])
+    signature = DspySignature(fields, predictor["instructions"], predictor["signature"])
     if description["kind"] == "predict":
         return Predict(signature, **predictor["config"])
     program = ChainOfThought(signature.delete("reasoning"), **predictor["config"])

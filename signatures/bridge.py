@@ -20,6 +20,8 @@ from dspy.utils.exceptions import AdapterParseError
 context = settings.context
 """`with context(lm=..., adapter=...):` settings for this thread (or task) and what it starts."""
 configure = settings.configure
+"""`configure(lm=...)`: settings for every thread; only the thread that called it first may call it again."""
+configure = settings.configure
 """Settings for the whole process; `context` overrides them."""
 
 __all__ = [

@@ -11,6 +11,7 @@ from decimal import Decimal
 from functools import lru_cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+from annotated_types import Ge, Gt, Interval, Le, Lt, MultipleOf
 from pydantic import TypeAdapter
 from pydantic.errors import PydanticUserError
 from pydantic.fields import FieldInfo
@@ -35,7 +36,7 @@ def lower_type(annotation: Any, metadata: Sequence[Any] = (), field: str = "valu
     """
     try:
         constraint = _lower(annotation, tuple(metadata), field, last)
-    except (PydanticUserError, SchemaError, TypeError, KeyError, ValueError) as error:
+    except (PydanticUserError, SchemaError) as error:
         raise _unsupported(field, annotation, str(error)) from error
     check_possible(constraint)
     return constraint
@@ -55,7 +56,7 @@ def _lower(annotation: Any, metadata: tuple[Any, ...], field: str, last: bool) -
         constraint = _lower(some, metadata, field, last)
         return OptionalConstraint(field, declared, constraint) if not _parses(constraint, NONE) else _json(field, declared)
     if annotation in (int, float, Decimal):
-        return _number(annotation, declared, field)
+        return _number(annotation, declared, metadata, field)
     return _text(declared, field, last) if annotation is str else _json(field, declared)
 
 
@@ -119,10 +120,21 @@ def _parses(constraint: Constraint, text: str) -> bool:
     return True
 
 
-def _number(kind: type, declared: Any, field: str) -> NumberConstraint:
-    schema = TypeAdapter(Annotated[float, *get_args(declared)[1:]] if kind is Decimal else declared)
-    written = json.dumps(schema.json_schema(schema_generator=DecodeSchema))
-    return NumberConstraint(field, declared, written, json.dumps(schema.json_schema()), exact=kind is Decimal)
+def _number(kind: type, declared: Any, metadata: tuple[Any, ...], field: str) -> NumberConstraint:
+    shown = declared
+    if kind is Decimal:
+        # pydantic's schema of a Decimal is a string's; its bounds are those of a number.
+        bounds = [item for item in metadata if not isinstance(item, str) and _is_bound(item)]
+        places = [item.decimal_places for item in metadata if getattr(item, "decimal_places", None)]
+        bounds += [MultipleOf(10.0**-count) for count in places]
+        shown = Annotated[(float, *bounds)] if bounds else float
+    adapter: TypeAdapter[Any] = TypeAdapter(shown)
+    decoded = json.dumps(adapter.json_schema(schema_generator=DecodeSchema))
+    return NumberConstraint(field, declared, decoded, json.dumps(adapter.json_schema()), exact=kind is Decimal)
+
+
+def _is_bound(item: Any) -> bool:
+    return isinstance(item, Ge | Gt | Le | Lt | MultipleOf | Interval)
 
 
 def _text(declared: Any, field: str, last: bool) -> TextConstraint:

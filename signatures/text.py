@@ -11,6 +11,8 @@ from .constraint import Constraint
 LINE_LIMIT = 500
 BLOCK_LIMIT = 2000
 """Characters that free text may have when its field declares no max_length."""
+FREE_TOKENS = 512
+"""Tokens that free text may have then: a small model that does not stop by itself only repeats what it said."""
 
 Form = Literal["line", "raw", "block"]
 """How a string is written. line: on one line, a newline as backslash-n and a backslash doubled. raw: on one line as it
@@ -51,7 +53,8 @@ class TextConstraint(Constraint):
     @property
     def max_tokens(self) -> int:
         # Rarely more than a token per character; up to four where the tokenizer falls back to bytes.
-        return self.longest + min(3 * self.longest, 100) + 2
+        enough = self.longest + min(3 * self.longest, 100) + 2
+        return enough if self.max_length is not None else min(enough, max(FREE_TOKENS, 2 * (self.min_length or 0)))
 
     def rules(self, name: str) -> str:
         terminal = name.upper() + "_TEXT"

@@ -1,0 +1,102 @@
+"""`PlanAdapter`: runs dspy predictors as plans."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+from ..errors import SignatureError
+from .bridge import Adapter, settings
+from .executor import Completion, DemonstrationSource, Executor, Sampling
+from .fieldset import allows_none, special_fields
+from .layout import lower
+from .plan import Plan
+from .remote import acall_remote, call_remote
+
+_SAMPLING = frozenset({"temperature", "top_p", "top_k", "min_p", "seed", "max_tokens"})
+_OTHER = frozenset({"n", "num_generations", "rollout_id"})
+
+
+class PlanAdapter(Adapter):  # type: ignore[misc]  # dspy ships no types
+    """Lowers a signature to a plan and has an `Executor` run it; other LMs get dspy's chat format.
+
+    Either way every value returned is of its field's type, or `ConstraintError` is raised. Signatures with dspy's own
+    types (Image, Tool, History, ...) always go through the chat format, and fields of those types are not checked.
+    `demos` may be a `DemonstrationSource`. Use it with unmodified dspy predictors: `dspy.context(adapter=PlanAdapter())`.
+    """
+
+    def __call__(
+        self, lm: Any, lm_kwargs: dict[str, Any], signature: Any, demos: Any, inputs: dict[str, Any]
+    ) -> list[dict[str, Any]]:
+        demos = _selected(demos, inputs)
+        if not _runs_plans(lm, signature):
+            return call_remote(lm, lm_kwargs, signature, demos, inputs)
+        plan, sampling, n = _prepare(lm, lm_kwargs, signature, demos)
+        return _finish(lm, lm.execute(plan, _present(signature, inputs), sampling, n))
+
+    async def acall(
+        self, lm: Any, lm_kwargs: dict[str, Any], signature: Any, demos: Any, inputs: dict[str, Any]
+    ) -> list[dict[str, Any]]:
+        demos = _selected(demos, inputs)
+        if not _runs_plans(lm, signature):
+            return await acall_remote(lm, lm_kwargs, signature, demos, inputs)
+        plan, sampling, n = _prepare(lm, lm_kwargs, signature, demos)
+        return _finish(lm, await lm.aexecute(plan, _present(signature, inputs), sampling, n))
+
+    def format(self, signature: Any, demos: Any, inputs: dict[str, Any]) -> list[dict[str, str]]:
+        """The messages of a call, as dspy's tools expect them."""
+        return lower(signature, _selected(demos, inputs)).messages(_present(signature, inputs))
+
+
+def _runs_plans(lm: Any, signature: Any) -> bool:
+    return isinstance(lm, Executor) and not special_fields(signature)
+
+
+def _selected(demos: Any, inputs: Mapping[str, Any]) -> Any:
+    return demos.select(inputs) if isinstance(demos, DemonstrationSource) else demos
+
+
+def _prepare(lm: Any, lm_kwargs: Mapping[str, Any], signature: Any, demos: Any) -> tuple[Plan, Sampling, int]:
+    sampling, n = sampling_of({**getattr(lm, "kwargs", {}), **lm_kwargs})
+    return lower(signature, demos), sampling, n
+
+
+def _present(signature: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    absent = {name: None for name, field in signature.input_fields.items() if allows_none(field)}
+    return {**absent, **inputs}
+
+
+def sampling_of(options: Mapping[str, Any]) -> tuple[Sampling, int]:
+    """Read dspy's generation options: (sampling, number of completions). None means not given.
+
+    A rollout_id changes the seed, and so the answer where the temperature is above 0.
+    Raises `SignatureError` for an option that no executor has.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    unknown = given.keys() - _SAMPLING - _OTHER
+    if unknown:
+        raise SignatureError(
+            f"option {min(unknown)!r} is not known here: use {', '.join(sorted(_SAMPLING | {'n', 'rollout_id'}))}"
+        )
+    n = int(given.get("n", given.get("num_generations", 1)))
+    chosen = {name: value for name, value in given.items() if name in _SAMPLING}
+    if "rollout_id" in given:
+        chosen["seed"] = int(chosen.get("seed", 0)) + zlib.crc32(repr(given["rollout_id"]).encode())
+    return Sampling(**chosen), n
+
+
+def _finish(lm: Any, completions: list[Completion]) -> list[dict[str, Any]]:
+    tracker = settings.usage_tracker
+    for completion in completions if tracker else ():
+        usage = completion.usage
+        tracker.add_usage(
+            lm.model,
+            {
+                "prompt_tokens": usage.prompt_tokens,
+                "completion_tokens": usage.decoded_tokens + usage.forced_tokens,
+                "total_tokens": usage.prompt_tokens + usage.decoded_tokens + usage.forced_tokens,
+                "cached_tokens": usage.cached_tokens,
+            },
+        )
+    return [dict(completion.values) for completion in completions]

@@ -1,0 +1,68 @@
+"""What runs a plan: the protocol that backends implement."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+from .plan import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are drawn. temperature 0: the likeliest. top_k 0 and top_p 1: no cut. seed None: 0.
+
+    max_tokens: upper limit per decode step, on top of the step's own.
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    seed: int | None = None
+    max_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a completion cost. Tokens of the prompt (of them cached), decoded by the model, and forced by the grammar."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    decoded_tokens: int = 0
+    forced_tokens: int = 0
+    calls: int = 1
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One answer: a value of its type and the text it was read from, per output field."""
+
+    values: dict[str, Any]
+    texts: dict[str, str] = field(default_factory=dict)
+    usage: Usage = field(default_factory=Usage)
+
+
+@runtime_checkable
+class Executor(Protocol):
+    """Runs plans. An LM with these methods gets plans instead of messages."""
+
+    def execute(
+        self, plan: Plan, inputs: Mapping[str, Any], sampling: Sampling | None = None, n: int = 1
+    ) -> list[Completion]:
+        """Return `n` completions. Raises `ConstraintError` when no valid answer came after bounded retries."""
+
+    async def aexecute(
+        self, plan: Plan, inputs: Mapping[str, Any], sampling: Sampling | None = None, n: int = 1
+    ) -> list[Completion]:
+        """Like `execute`, without blocking the event loop."""
+
+
+@runtime_checkable
+class DemonstrationSource(Protocol):
+    """Demonstrations that depend on the input; a predictor's `demos` may be one."""
+
+    def select(self, inputs: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+        """The demonstrations for this input, in the order in which they are shown."""

@@ -1,0 +1,55 @@
+"""A signature's fields, read once: constraints of outputs, descriptions, special types."""
+
+from __future__ import annotations
+
+import types
+from functools import lru_cache
+from typing import Any, Union, get_args, get_origin
+
+from pydantic.fields import FieldInfo
+
+from ..errors import SignatureError
+from .bridge import DspyType, History, Tool
+from .constraint import Constraint
+from .lowering import lower_type
+
+
+@lru_cache(maxsize=1024)
+def constraints(signature: Any) -> dict[str, Constraint]:
+    """The constraint of every output field, in order. The dict is shared: do not change it.
+
+    Raises `SignatureError` for a signature without outputs or an output that cannot be decoded.
+    """
+    outputs: dict[str, FieldInfo] = signature.output_fields
+    if not outputs:
+        raise SignatureError(f"signature {signature.__name__} has no output field: declare one with still.Output()")
+    last = next(reversed(outputs))
+    return {
+        name: lower_type(field.annotation, field.metadata, name, last=name == last) for name, field in outputs.items()
+    }
+
+
+def description(name: str, field: FieldInfo) -> str:
+    """What the program says about a field, or "": dspy fills in a placeholder where it says nothing."""
+    extra = field.json_schema_extra
+    text = str(extra.get("desc") or "") if isinstance(extra, dict) else ""
+    return "" if text == f"${{{name}}}" else " ".join(text.split())
+
+
+def allows_none(field: FieldInfo) -> bool:
+    """Whether None is a value of the field."""
+    kind = field.annotation
+    return kind is types.NoneType or (
+        get_origin(kind) in (Union, types.UnionType) and types.NoneType in get_args(kind)
+    )
+
+
+def special_fields(signature: Any) -> list[str]:
+    """Fields of dspy's own types (images, tools, history, ...), which need dspy's adapters."""
+    return [name for name, field in signature.fields.items() if _is_special(field.annotation)]
+
+
+def _is_special(kind: Any) -> bool:
+    if isinstance(kind, type) and not get_args(kind):
+        return issubclass(kind, DspyType | History | Tool)
+    return any(_is_special(part) for part in get_args(kind))

@@ -1,0 +1,103 @@
+"""`Predict` and `ChainOfThought`: one call of a language model, typed by its signature."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Generic, TypeVar, cast, overload
+
+from pydantic.fields import FieldInfo
+
+from .adapter import PlanAdapter
+from .bridge import DspyChainOfThought, DspyPredict, context, settings
+from .page import Page
+from .signature import Signature
+
+S = TypeVar("S")
+
+_ADAPTER = PlanAdapter()
+
+
+@contextmanager
+def _still_adapter() -> Iterator[None]:
+    """Still's adapter, unless the user chose one."""
+    if settings.adapter is not None:
+        yield
+        return
+    with context(adapter=_ADAPTER):
+        yield
+
+
+class Predict(Page, DspyPredict, Generic[S]):  # type: ignore[misc]  # dspy ships no types
+    """Maps inputs to outputs with one call of the language model.
+
+    Type checkers see a call return the signature, whose fields have their declared types; at run time it is a
+    `dspy.Prediction` with the same attributes. `config` holds sampling defaults: temperature, top_p, n, max_tokens, seed.
+    """
+
+    @overload
+    def __init__(self: Predict[S], signature: type[S], callbacks: list[Any] | None = None, **config: Any) -> None: ...
+    @overload
+    def __init__(
+        self: Predict[Any], signature: str | Signature, callbacks: list[Any] | None = None, **config: Any
+    ) -> None: ...
+    def __init__(self, signature: Any, callbacks: list[Any] | None = None, **config: Any) -> None:
+        super().__init__(signature, callbacks, **config)
+
+    def __call__(self, **inputs: Any) -> S:
+        """Run it. Raises `SignatureError` for a missing input, `ConstraintError` if no valid answer comes."""
+        return cast(S, super().__call__(**inputs))
+
+    async def acall(self, **inputs: Any) -> S:
+        """Like a call, without blocking the event loop."""
+        return cast(S, await super().acall(**inputs))
+
+    def forward(self, **inputs: Any) -> Any:
+        """Implementation of a call; call the object instead."""
+        with _still_adapter():
+            return super().forward(**inputs)
+
+    async def aforward(self, **inputs: Any) -> Any:
+        """Implementation of `acall`."""
+        with _still_adapter():
+            return await super().aforward(**inputs)
+
+
+class ChainOfThought(Page, DspyChainOfThought, Generic[S]):  # type: ignore[misc]  # dspy ships no types
+    """`Predict` with a `reasoning` field written before the outputs."""
+
+    predict: Predict[S]
+
+    @overload
+    def __init__(
+        self: ChainOfThought[S],
+        signature: type[S],
+        rationale_field: FieldInfo | None = None,
+        rationale_field_type: type = str,
+        **config: Any,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: ChainOfThought[Any],
+        signature: str | Signature,
+        rationale_field: FieldInfo | None = None,
+        rationale_field_type: type = str,
+        **config: Any,
+    ) -> None: ...
+    def __init__(
+        self,
+        signature: Any,
+        rationale_field: FieldInfo | None = None,
+        rationale_field_type: type = str,
+        **config: Any,
+    ) -> None:
+        super().__init__(signature, rationale_field, rationale_field_type, **config)
+        self.predict = Predict(self.predict.signature, **config)
+
+    def __call__(self, **inputs: Any) -> S:
+        """Run it; see `Predict`."""
+        return cast(S, super().__call__(**inputs))
+
+    async def acall(self, **inputs: Any) -> S:
+        """Like a call, without blocking the event loop."""
+        return cast(S, await super().acall(**inputs))

@@ -1,0 +1,61 @@
+"""`Signature`: a typed declaration of what goes in and what comes out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, dataclass_transform
+
+from pydantic.errors import PydanticUserError
+from pydantic_core import SchemaError
+
+from ..errors import SignatureError
+from .bridge import DspySignature, SignatureMeta
+from .fields import Input, Output
+from .fieldset import constraints, special_fields
+
+__all__ = ["Input", "Output", "Signature", "check_signature"]
+
+# dspy.Predict takes these out of the inputs of a call.
+_RESERVED = frozenset({"signature", "new_signature", "demos", "config", "lm"})
+
+
+def check_signature(signature: Any) -> None:
+    """Raise `SignatureError` for fields that cannot work: reserved names, types without values or without a grammar."""
+    for name in signature.input_fields:
+        if name in _RESERVED:
+            raise SignatureError(f"input {name!r} of {signature.__name__}: the name is an option of every call: rename it")
+    if signature.output_fields and not special_fields(signature):
+        constraints(signature)
+
+
+class _Meta(SignatureMeta):  # type: ignore[misc]  # dspy ships no types
+    def __new__(mcs, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **options: Any) -> Any:
+        try:
+            signature = super().__new__(mcs, name, bases, namespace, **options)
+        except (SchemaError, PydanticUserError) as error:
+            raise SignatureError(f"signature {name}: pydantic refuses a field: {error}") from error
+        # A class with names not defined yet is checked when it is lowered.
+        if signature.__pydantic_complete__:
+            check_signature(signature)
+        return signature
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        if cls is not Signature:
+            return super().__call__(*args, **kwargs)
+        signature = DspySignature(*args, **kwargs)
+        check_signature(signature)
+        return signature
+
+
+if TYPE_CHECKING:
+
+    @dataclass_transform(kw_only_default=True, field_specifiers=(Input, Output))
+    class Signature:
+        """Subclass it: the docstring is the instruction, the fields are `Input()` and `Output()`."""
+
+        def __init__(self, signature: str, instructions: str | None = None) -> None: ...
+
+else:
+
+    class Signature(DspySignature, metaclass=_Meta):
+        # dspy would take a docstring here for the instructions of every signature without one.
+        """"""

@@ -1,0 +1,30 @@
+"""Input values as text."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from pydantic_core import PydanticSerializationError, to_jsonable_python
+
+from ..errors import SignatureError
+from .optional import NONE
+
+
+def value_text(value: Any, field: str) -> str:
+    """A string as it is, None as none, anything else as compact JSON. Raises `SignatureError` naming the field."""
+    if isinstance(value, str):
+        return str(value)
+    try:
+        plain = to_jsonable_python(value)
+    except PydanticSerializationError as error:
+        raise SignatureError(f"input {field!r}: a {type(value).__name__} cannot be written as text: {error}") from None
+    if plain is None:
+        return NONE
+    return plain if isinstance(plain, str) else json.dumps(plain, ensure_ascii=False)
+
+
+def guard(text: str, markers: re.Pattern[str]) -> str:
+    """Indent lines that start like a field marker, so that a value cannot pass for further fields."""
+    return markers.sub(r"\1 ", text)

@@ -25,7 +25,7 @@ from . import errors
 
 if TYPE_CHECKING:
     from .backends.lm import LM
-    from .compiler.compile import compile, evaluate  # noqa: A004 - the product's verb
+    from .compiler.compile import compile, evaluate
     from .compiler.dataset import Dataset
     from .compiler.ledger import Ledger
     from .compiler.load import load

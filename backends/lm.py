@@ -94,9 +94,11 @@ class LM(DspyLM):  # type: ignore[misc]  # dspy ships no types
                 steps.append(DecodeStep(limit, part.grammar()))
             elif isinstance(part, Text):
                 steps.append(Forced(tuple(prompter.encode(part.text))))
-        if steps and isinstance(steps[0], Forced):
+        first = steps[0]
+        if isinstance(first, Forced):
             # The first marker belongs to the prompt, where the prefix cache covers it.
-            prompt.extend(steps.pop(0).tokens)
+            prompt.extend(first.tokens)
+            del steps[0]
         seed = (sampling.seed or 0) * 1_000_003 + sample
         drawing = EngineSampling(sampling.temperature, sampling.top_p, sampling.top_k, sampling.min_p, seed)
         return Request(tuple(prompt), tuple(steps), drawing)

@@ -38,7 +38,7 @@ PASSES: dict[str, tuple[Pass, ...]] = {
 DEFAULT_LEDGER = Path(".still") / "ledger.duckdb"
 
 
-def compile(  # noqa: A001 - the product's verb; users write still.compile
+def compile(
     program: Module,
     train: Dataset,
     dev: Dataset | None = None,

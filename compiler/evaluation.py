@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from pydantic import TypeAdapter, ValidationError
@@ -54,6 +54,8 @@ class Evaluator:
     ledger: Ledger
     run_id: str
     watcher: Watcher
+    _done: dict[str, tuple[Outcome, Run]] = field(default_factory=dict)
+    """What this evaluator has settled already, by key: the baseline is looked at more than once."""
 
     def evaluate(self, candidate: Candidate, examples: Sequence[Example], split: str) -> list[Outcome]:
         """Outcomes in the order of `examples`. A program or metric that raises is an outcome with `error`, score 0."""
@@ -78,34 +80,31 @@ class Evaluator:
 
     def _run_all(self, candidate: Candidate, examples: Sequence[Example], split: str) -> list[tuple[Outcome, Run]]:
         keys = [self._key(candidate, example, split) for example in examples]
-        known = self.ledger.lookup(keys)
-        finished: dict[int, tuple[Outcome, Run]] = {}
+        known = self.ledger.lookup(key for key in keys if key not in self._done)
         for i, key in enumerate(keys):
             if key in known and (run := self._restore(known[key])) is not None:
-                finished[i] = (self._score(examples[i], run, _costs(known[key])), run)
-                self.watcher.advance(finished[i][0])
-        missing = [i for i in range(len(examples)) if i not in finished]
+                self._done[key] = (self._score(examples[i], run, _costs(known[key])), run)
+                self.watcher.advance(self._done[key][0])
+        # By key: an example that stands in the data twice is run once.
+        missing = {key: examples[i] for i, key in enumerate(keys) if key not in self._done}
         if missing:
-            variant = candidate.apply(self.program)
-            self._run_missing(variant, candidate, examples, missing, keys, split, finished)
-        return [finished[i] for i in range(len(examples))]
+            self._run_missing(candidate, missing, split)
+        return [self._done[key] for key in keys]
 
-    def _run_missing(
-        self, variant: Module, candidate: Candidate, examples: Sequence[Example], missing: list[int],
-        keys: list[str], split: str, finished: dict[int, tuple[Outcome, Run]],
-    ) -> None:  # fmt: skip
+    def _run_missing(self, candidate: Candidate, missing: Mapping[str, Example], split: str) -> None:
+        variant = candidate.apply(self.program)
         executor = ThreadPoolExecutor(WORKERS, thread_name_prefix="still-example")
         try:
-            pending: dict[Future[tuple[Outcome, Run]], int] = {
-                executor.submit(self._run_one, variant, examples[i]): i for i in missing
+            pending: dict[Future[tuple[Outcome, Run]], str] = {
+                executor.submit(self._run_one, variant, example): key for key, example in missing.items()
             }
             while pending:
                 # A timeout lets Ctrl-C through on platforms where waiting on a lock does not.
                 done, _ = wait(pending, timeout=1.0, return_when=FIRST_COMPLETED)
                 for future in done:
-                    i = pending.pop(future)
-                    outcome, run = finished[i] = future.result()
-                    self.ledger.record(self._row(keys[i], candidate, examples[i], split, outcome, run))
+                    key = pending.pop(future)
+                    outcome, run = self._done[key] = future.result()
+                    self.ledger.record(self._row(key, candidate, missing[key], split, outcome, run))
                     self.watcher.advance(outcome)
         finally:
             executor.shutdown(wait=False, cancel_futures=True)

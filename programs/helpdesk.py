@@ -11,13 +11,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import StringConstraints
-
 import still
+from pydantic import StringConstraints
 
 DATA = Path(__file__).parent / "data" / "helpdesk.csv"
 
@@ -70,12 +70,15 @@ def run_demo(folder: Path = Path(".still"), seed: int = 0) -> dict[str, Any]:
 
 
 def _answer_in_new_process(artifact: Path) -> None:
-    for message in NEW_MESSAGES:
-        command = [sys.executable, "-m", "still.cli", "run", str(artifact), json.dumps({"message": message})]
+    with tempfile.TemporaryDirectory() as folder:
+        messages = Path(folder) / "messages.jsonl"
+        messages.write_text("".join(json.dumps({"message": m}) + "\n" for m in NEW_MESSAGES), "utf-8")
+        command = [sys.executable, "-m", "still.cli", "run", str(artifact), str(messages)]
         answer = subprocess.run(command, capture_output=True, text=True, check=False)
-        if answer.returncode:
-            raise still.errors.ArtifactError(f"the artifact {artifact} does not run in a new process:\n{answer.stderr}")
-        print(f"  {message}\n    -> {answer.stdout.strip()}")
+    if answer.returncode:
+        raise still.errors.ArtifactError(f"the artifact {artifact} does not run in a new process:\n{answer.stderr}")
+    for message, line in zip(NEW_MESSAGES, answer.stdout.splitlines(), strict=True):
+        print(f"  {message}\n    -> {line}")
 
 
 if __name__ == "__main__":

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from ..errors import SignatureError
-from .bridge import Adapter, settings
+from .bridge import Adapter, settings, with_callbacks
 from .executor import Completion, DemonstrationSource, Executor, Sampling
 from .fieldset import allows_none, special_fields
 from .layout import lower
@@ -23,7 +23,7 @@ class PlanAdapter(Adapter):  # type: ignore[misc]  # dspy ships no types
 
     Either way every value returned is of its field's type, or `ConstraintError` is raised. Signatures with dspy's own
     types (Image, Tool, History, ...) always go through the chat format, and fields of those types are not checked.
-    `demos` may be a `DemonstrationSource`. Use it with unmodified dspy predictors: `dspy.context(adapter=PlanAdapter())`.
+    `demos` may be a `DemonstrationSource`. For unmodified dspy predictors: `dspy.context(adapter=PlanAdapter())`.
     """
 
     def __call__(
@@ -33,7 +33,7 @@ class PlanAdapter(Adapter):  # type: ignore[misc]  # dspy ships no types
         if not _runs_plans(lm, signature):
             return call_remote(lm, lm_kwargs, signature, demos, inputs)
         plan, sampling, n = _prepare(lm, lm_kwargs, signature, demos)
-        return _finish(lm, lm.execute(plan, _present(signature, inputs), sampling, n))
+        return _finish(lm, _execute(lm, plan, _present(signature, inputs), sampling, n))
 
     async def acall(
         self, lm: Any, lm_kwargs: dict[str, Any], signature: Any, demos: Any, inputs: dict[str, Any]
@@ -42,11 +42,22 @@ class PlanAdapter(Adapter):  # type: ignore[misc]  # dspy ships no types
         if not _runs_plans(lm, signature):
             return await acall_remote(lm, lm_kwargs, signature, demos, inputs)
         plan, sampling, n = _prepare(lm, lm_kwargs, signature, demos)
-        return _finish(lm, await lm.aexecute(plan, _present(signature, inputs), sampling, n))
+        return _finish(lm, await _aexecute(lm, plan, _present(signature, inputs), sampling, n))
 
     def format(self, signature: Any, demos: Any, inputs: dict[str, Any]) -> list[dict[str, str]]:
         """The messages of a call, as dspy's tools expect them."""
         return lower(signature, _selected(demos, inputs)).messages(_present(signature, inputs))
+
+
+# dspy tells an LM's callbacks of a call by the name of the first parameter.
+@with_callbacks  # type: ignore[untyped-decorator]
+def _execute(instance: Any, plan: Plan, inputs: dict[str, Any], sampling: Sampling, n: int) -> list[Completion]:
+    return cast(Executor, instance).execute(plan, inputs, sampling, n)
+
+
+@with_callbacks  # type: ignore[untyped-decorator]
+async def _aexecute(instance: Any, plan: Plan, inputs: dict[str, Any], sampling: Sampling, n: int) -> list[Completion]:
+    return await cast(Executor, instance).aexecute(plan, inputs, sampling, n)
 
 
 def _runs_plans(lm: Any, signature: Any) -> bool:

@@ -1,7 +1,7 @@
 """The one module that imports dspy; everything else takes dspy's names from here.
 
-dspy ships no type information: for type checkers the names below are `Any`, so a wrong attribute shows up here at import
-(the pin is `dspy>=3.4,<3.5`), not spread over the package.
+dspy ships no type information: for type checkers the names below are `Any`. What moves with a release of dspy (pinned
+`>=3.4,<3.5`) fails here, at import.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dspy.adapters.types import History
 from dspy.adapters.types import Type as DspyType
 from dspy.adapters.types.tool import Tool
 from dspy.signatures.signature import SignatureMeta
+from dspy.utils.callback import with_callbacks
 from dspy.utils.exceptions import AdapterParseError
 
 context = settings.context
@@ -47,4 +48,5 @@ __all__ = [
     "ensure_signature",
     "lm15",
     "settings",
+    "with_callbacks",
 ]

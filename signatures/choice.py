@@ -46,7 +46,7 @@ def choice_texts(members: tuple[Any, ...]) -> tuple[str, ...]:
     texts = tuple(_plain(member) for member in members)
     if len(set(texts)) == len(texts):
         return texts
-    return tuple(json.dumps(_value(m), ensure_ascii=False) if isinstance(_value(m), str) else _plain(m) for m in members)
+    return tuple(json.dumps(_value(m)) if isinstance(_value(m), str) else _plain(m) for m in members)
 
 
 def _plain(member: Any) -> str:

@@ -18,8 +18,9 @@ from ..errors import ConstraintError
 class Constraint(ABC):
     """Says exactly how the value of one output field is written, and reads it back.
 
-    The grammar lets pass only texts that `parse` accepts, up to what no grammar can say (a pydantic validator written in
-    Python, the distinctness of a set's items): those `parse` refuses. Nothing outside `annotation` is ever returned.
+    The grammar lets pass only texts that `parse` accepts, up to what no grammar can say (a validator written in Python,
+    the number of distinct items in a set, bounds of a date): those `parse` refuses. Nothing outside `annotation` is
+    ever returned.
     """
 
     field: str

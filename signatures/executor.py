@@ -26,7 +26,7 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a completion cost. Tokens of the prompt (of them cached), decoded by the model, and forced by the grammar."""
+    """What a completion cost: tokens of the prompt (of them cached), decoded by the model, forced by the grammar."""
 
     prompt_tokens: int = 0
     cached_tokens: int = 0

@@ -39,9 +39,7 @@ def description(name: str, field: FieldInfo) -> str:
 def allows_none(field: FieldInfo) -> bool:
     """Whether None is a value of the field."""
     kind = field.annotation
-    return kind is types.NoneType or (
-        get_origin(kind) in (Union, types.UnionType) and types.NoneType in get_args(kind)
-    )
+    return kind is types.NoneType or (get_origin(kind) in (Union, types.UnionType) and types.NoneType in get_args(kind))
 
 
 def special_fields(signature: Any) -> list[str]:

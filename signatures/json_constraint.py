@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from .constraint import Constraint
-from .json_sketch import sketch
 
 _SPACING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": ", "coerce_one_of": True}
 
 
 @dataclass(frozen=True)
 class JsonConstraint(Constraint):
-    """A value as JSON on one line, spaced as `json.dumps` does. `schema`: the JSON schema, as text, for decoding."""
+    """A value as JSON on one line, spaced as `json.dumps` does. schema: the JSON schema, as text, for decoding."""
 
     schema: str
+    description: str
 
     @property
     def max_tokens(self) -> int:
@@ -26,7 +26,7 @@ class JsonConstraint(Constraint):
         return f"{name}: %json {json.dumps({'x-guidance': _SPACING, **json.loads(self.schema)})}\n"
 
     def describe(self) -> str:
-        return "JSON " + sketch(json.loads(self.schema))
+        return f"JSON {self.description}"
 
     def _write(self, value: Any) -> str:
         data = self._adapter.dump_python(value, mode="json", by_alias=True)

@@ -37,6 +37,8 @@ class _Sketcher:
         if kind in ("integer", "number"):
             return describe_number(schema)
         if kind == "string":
+            if "pattern" in schema and "description" not in schema:
+                return f"text that matches {schema['pattern'].removeprefix('^(?:').removesuffix(')$')}"
             return str(schema.get("description") or schema.get("format") or "text")
         if kind == "array":
             fixed = [self.draw(item) for item in schema.get("prefixItems", ())]
@@ -50,7 +52,7 @@ class _Sketcher:
             return [f"{json.dumps(name)}: {self.draw(value)}" for name, value in schema["properties"].items()]
         keyed = schema.get("patternProperties", {})
         value = next(iter(keyed.values())) if keyed else schema.get("additionalProperties")
-        return [f"name: {self.draw(value)}", "..."]
+        return [f"key: {self.draw(value)}", "..."]
 
     def _reference(self, name: str) -> str:
         if name in self._open:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 from pydantic_core import to_jsonable_python
 
@@ -19,21 +19,21 @@ from .values import guard, value_text
 def lower(signature: Any, demos: Iterable[Mapping[str, Any]] = (), instructions: str | None = None) -> Plan:
     """Return the plan of a signature (a `still.Signature` or dspy's).
 
-    System turn: the instructions, then a line per input that has a description and a line per output with its description
-    and constraint. A user and an assistant turn per demonstration, then the input slots and the decode steps.
+    System turn: the instructions, then a line per input that has a description and a line per output with its
+    description and constraint. A user and an assistant turn per demonstration, then the input slots and decode steps.
     demos: values by field name. One that lacks a field, or is None where the type does not allow it, is left out:
     half a demonstration teaches a small model to leave fields out.
-    Raises `SignatureError` for a type that cannot be decoded or a demonstration's value that is not of its field's type.
+    Raises `SignatureError` for a type that cannot be decoded, or a demonstration's value that is not of its type.
     """
-    demos = [dict(demo) for demo in demos]
+    shown = [dict(demo) for demo in demos]
     instructions = signature.instructions if instructions is None else instructions
     descriptions = tuple(description(name, field) for name, field in signature.fields.items())
     try:
         # Content, not identity: optimizers change demonstrations and instructions in place.
-        key = json.dumps(to_jsonable_python(demos, fallback=repr), sort_keys=True)
+        key = json.dumps(to_jsonable_python(shown, fallback=repr), sort_keys=True)
     except ValueError:
-        return _lower(signature, demos, instructions)
-    return _lowered(signature, instructions, descriptions, _Keyed(key, demos))
+        return _lower(signature, shown, instructions)
+    return _lowered(signature, instructions, descriptions, _Keyed(key, shown))
 
 
 class _Keyed:
@@ -72,7 +72,7 @@ def _system(signature: Any, steps: Mapping[str, Constraint], instructions: str) 
     for name, field in signature.output_fields.items():
         about = description(name, field)
         lines.append(f"{name}: {about}; {steps[name].describe()}" if about else f"{name}: {steps[name].describe()}")
-    return f"{instructions.strip()}\n\n" + "\n".join(lines)
+    return f"{instructions.strip()}\n\n{chr(10).join(lines)}".strip()
 
 
 def _slots(signature: Any) -> tuple[Part, ...]:
@@ -85,8 +85,8 @@ def _slots(signature: Any) -> tuple[Part, ...]:
 def _decodes(steps: Mapping[str, Constraint]) -> tuple[Part, ...]:
     parts: list[Part] = []
     for i, (name, constraint) in enumerate(steps.items(), 1):
-        end = "end" if i == len(steps) else "newline"
-        parts += [Text(f"{name}:"), Decode(name, constraint, "end" if end == "end" else "newline", constraint.max_tokens)]
+        end: Literal["newline", "end"] = "end" if i == len(steps) else "newline"
+        parts += [Text(f"{name}:"), Decode(name, constraint, end, constraint.max_tokens)]
     return tuple(parts)
 
 

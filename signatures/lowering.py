@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import datetime
 import enum
 import json
 import types
 import typing
+import uuid
 from collections.abc import Sequence
 from decimal import Decimal
 from functools import lru_cache
@@ -20,18 +22,24 @@ from pydantic_core import SchemaError
 from ..errors import ConstraintError, SignatureError
 from .choice import Choice, choice_texts
 from .constraint import Constraint
-from .decode_schema import DecodeSchema
+from .formatted import FormattedConstraint
 from .json_constraint import JsonConstraint
-from .number import NumberConstraint
+from .json_schema import DeclaredSchema, DecodeSchema
+from .json_sketch import sketch
+from .number import NumberConstraint, describe_number
 from .optional import NONE, OptionalConstraint
 from .text import Form, TextConstraint
 
+_FORMATTED = (datetime.date, datetime.time, datetime.datetime, datetime.timedelta, uuid.UUID)
 
-def lower_type(annotation: Any, metadata: Sequence[Any] = (), field: str = "value", *, last: bool = False) -> Constraint:
+
+def lower_type(
+    annotation: Any, metadata: Sequence[Any] = (), field: str = "value", *, last: bool = False
+) -> Constraint:
     """Return the constraint of a type.
 
-    annotation: any type pydantic knows. metadata: its constraints, as in `FieldInfo.metadata`. last: nothing follows the
-    field, so that free text may have several lines.
+    annotation: any type pydantic knows. metadata: its constraints, as in `FieldInfo.metadata`. last: nothing follows
+    the field, so that free text may have several lines.
     Raises `SignatureError` naming the field for a type without values or one that no grammar can describe.
     """
     try:
@@ -45,7 +53,7 @@ def lower_type(annotation: Any, metadata: Sequence[Any] = (), field: str = "valu
 def _lower(annotation: Any, metadata: tuple[Any, ...], field: str, last: bool) -> Constraint:
     annotation, inner = _unwrap(annotation)
     metadata = (*inner, *metadata)
-    declared = Annotated[(annotation, *metadata)] if metadata else annotation
+    declared: Any = Annotated[(annotation, *metadata)] if metadata else annotation
     members = _members(annotation)
     if members is not None:
         if not members:
@@ -54,9 +62,14 @@ def _lower(annotation: Any, metadata: tuple[Any, ...], field: str, last: bool) -
     some = _optional(annotation)
     if some is not None:
         constraint = _lower(some, metadata, field, last)
-        return OptionalConstraint(field, declared, constraint) if not _parses(constraint, NONE) else _json(field, declared)
+        if _parses(constraint, NONE):
+            return _json(field, declared)
+        return OptionalConstraint(field, declared, constraint)
     if annotation in (int, float, Decimal):
         return _number(annotation, declared, metadata, field)
+    if annotation in _FORMATTED:
+        schema = TypeAdapter(declared).json_schema(schema_generator=DeclaredSchema)
+        return FormattedConstraint(field, declared, schema["pattern"], schema["description"])
     return _text(declared, field, last) if annotation is str else _json(field, declared)
 
 
@@ -121,16 +134,17 @@ def _parses(constraint: Constraint, text: str) -> bool:
 
 
 def _number(kind: type, declared: Any, metadata: tuple[Any, ...], field: str) -> NumberConstraint:
-    shown = declared
+    bounded = declared
     if kind is Decimal:
         # pydantic's schema of a Decimal is a string's; its bounds are those of a number.
         bounds = [item for item in metadata if not isinstance(item, str) and _is_bound(item)]
         places = [item.decimal_places for item in metadata if getattr(item, "decimal_places", None)]
         bounds += [MultipleOf(10.0**-count) for count in places]
-        shown = Annotated[(float, *bounds)] if bounds else float
-    adapter: TypeAdapter[Any] = TypeAdapter(shown)
-    decoded = json.dumps(adapter.json_schema(schema_generator=DecodeSchema))
-    return NumberConstraint(field, declared, decoded, json.dumps(adapter.json_schema()), exact=kind is Decimal)
+        bounded = Annotated[(float, *bounds)] if bounds else float
+    adapter: TypeAdapter[Any] = TypeAdapter(bounded)
+    decoded = adapter.json_schema(schema_generator=DecodeSchema)
+    shown = describe_number(adapter.json_schema())
+    return NumberConstraint(field, declared, json.dumps(decoded), shown, exact=kind is Decimal)
 
 
 def _is_bound(item: Any) -> bool:
@@ -143,13 +157,16 @@ def _text(declared: Any, field: str, last: bool) -> TextConstraint:
     form: Form = "block" if last else "raw" if pattern is not None else "line"
     least, most = schema.get("minLength"), schema.get("maxLength")
     if most is not None and (most < 1 or (least or 0) > most):
-        raise SignatureError(f"field {field!r}: no text has {least or 1} to {most} characters: change min_length or max_length")
+        raise SignatureError(
+            f"field {field!r}: no text has {least or 1} to {most} characters: change min_length or max_length"
+        )
     return TextConstraint(field, declared, form, least, most, pattern)
 
 
 def _json(field: str, declared: Any) -> JsonConstraint:
-    schema = TypeAdapter(declared).json_schema(schema_generator=DecodeSchema)
-    return JsonConstraint(field, declared, json.dumps(schema))
+    adapter: TypeAdapter[Any] = TypeAdapter(declared)
+    shown = sketch(adapter.json_schema(schema_generator=DeclaredSchema))
+    return JsonConstraint(field, declared, json.dumps(adapter.json_schema(schema_generator=DecodeSchema)), shown)
 
 
 @lru_cache(maxsize=1024)
@@ -160,9 +177,13 @@ def check_possible(constraint: Constraint) -> None:
     matcher = LLMatcher(LLTokenizer("byte"), 'start: " " value\n' + constraint.rules("value"), log_level=0)
     if not matcher.is_error():
         matcher.consume_token(ord(" "))
-        if any(matcher.compute_bitmask()):
+        # With nothing to go on with, the matcher fails and its mask says only: end.
+        mask = int.from_bytes(matcher.compute_bitmask(), "little")
+        if mask & (2**256 - 1) and not matcher.is_error():
             return
-    why = matcher.get_error().strip().splitlines()[0] if matcher.is_error() else "no value satisfies it"
+        why = "no value satisfies it"
+    else:
+        why = matcher.get_error().strip().splitlines()[0]
     raise _unsupported(constraint.field, constraint.annotation, why)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import dataclass
 from decimal import Decimal
@@ -15,26 +16,32 @@ _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 
 @dataclass(frozen=True)
 class NumberConstraint(Constraint):
-    """An int, float or Decimal. `schema`: the JSON schema, as text, of the numbers that may be decoded."""
+    """An int, float or Decimal (`exact`). schema: the JSON schema, as text, of the numbers that may be decoded."""
 
     schema: str
-    declared: str
-    """The JSON schema as declared, for `describe`."""
+    description: str
     exact: bool = False
-    """A Decimal."""
 
     @property
     def max_tokens(self) -> int:
-        return 40
+        # The digits of the larger bound, six after the point, and a sign, a point, a space and a newline.
+        schema = json.loads(self.schema)
+        bounds = (schema[key] for key in schema if "imum" in key)
+        return max(len(f"{abs(bound):.0f}") for bound in bounds) + 10
 
     def rules(self, name: str) -> str:
         return f"{name}: %json {self.schema}\n"
 
     def describe(self) -> str:
-        return describe_number(json.loads(self.declared))
+        return self.description
 
     def _write(self, value: Any) -> str:
-        return format(value, "f") if isinstance(value, Decimal) else json.dumps(value)
+        if isinstance(value, int):
+            return str(int(value))
+        if not math.isfinite(value):
+            raise self._refuse(repr(value), "it is not finite")
+        # Without an exponent, which is never decoded.
+        return format(value if isinstance(value, Decimal) else Decimal(repr(float(value))), "f")
 
     def _read(self, text: str) -> Any:
         if not _NUMBER.fullmatch(text):

@@ -19,8 +19,8 @@ Role = Literal["system", "user", "assistant"]
 
 @dataclass(frozen=True)
 class Text:
-    """Static text. `trusted`: written by the program; a value (of an input or a demonstration) is not, and whatever looks
-    like a control token in it must be tokenized as plain text."""
+    """Known text. trusted: written by the program. A value, of an input or a demonstration, is not: whatever looks like
+    a control token in it must be tokenized as plain text."""
 
     text: str
     trusted: bool = True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Generic, TypeVar, cast, overload
+from typing import Any, Generic, Never, TypeVar, cast, overload
 
 from pydantic.fields import FieldInfo
 
@@ -32,7 +32,7 @@ class Predict(Page, DspyPredict, Generic[S]):  # type: ignore[misc]  # dspy ship
     """Maps inputs to outputs with one call of the language model.
 
     Type checkers see a call return the signature, whose fields have their declared types; at run time it is a
-    `dspy.Prediction` with the same attributes. `config` holds sampling defaults: temperature, top_p, n, max_tokens, seed.
+    `dspy.Prediction` with the same attributes. config: sampling defaults (temperature, top_p, n, max_tokens, seed).
     """
 
     @overload
@@ -44,13 +44,13 @@ class Predict(Page, DspyPredict, Generic[S]):  # type: ignore[misc]  # dspy ship
     def __init__(self, signature: Any, callbacks: list[Any] | None = None, **config: Any) -> None:
         super().__init__(signature, callbacks, **config)
 
-    def __call__(self, **inputs: Any) -> S:
+    def __call__(self, *positional: Never, **inputs: Any) -> S:
         """Run it. Raises `SignatureError` for a missing input, `ConstraintError` if no valid answer comes."""
-        return cast(S, super().__call__(**inputs))
+        return cast(S, super().__call__(*positional, **inputs))
 
-    async def acall(self, **inputs: Any) -> S:
+    async def acall(self, *positional: Never, **inputs: Any) -> S:
         """Like a call, without blocking the event loop."""
-        return cast(S, await super().acall(**inputs))
+        return cast(S, await super().acall(*positional, **inputs))
 
     def forward(self, **inputs: Any) -> Any:
         """Implementation of a call; call the object instead."""

@@ -54,25 +54,28 @@ class _Asking:
         self.signature = self._declared = signature
         self.answers: list[dict[str, Any]] = []
         self.missing = 1
+        self._wanted: int | None = None
         self._lm_kwargs = dict(lm_kwargs)
         self._constraints = checked_constraints(signature)
         self._attempt = 0
 
     def options(self) -> dict[str, Any]:
         """LM options of the next request: after the first it asks only for what is missing."""
-        return {**self._lm_kwargs, "n": self.missing} if self._attempt and "n" in self._lm_kwargs else dict(self._lm_kwargs)
+        again = {} if self._wanted in (None, 1) else {"n": self.missing}
+        return {**self._lm_kwargs, **again}
 
     def accept(self, found: list[dict[str, Any]]) -> None:
         """Keep the answers whose values are of their types; the rest are refused together."""
-        why = None
+        self._wanted = self._wanted or len(found)
+        why = ""
         for answer in found:
             try:
                 self.answers.append(self._valid(answer))
             except ConstraintError as error:
-                why = error
-        self.missing = 0 if why is None else max(len(found), self.missing) - len(self.answers)
-        if why is not None:
-            self.refuse(str(why))
+                why = str(error)
+        self.missing = self._wanted - len(self.answers)
+        if self.missing:
+            self.refuse(why)
 
     def refuse(self, why: str) -> None:
         """Tell the model, or give up."""

@@ -22,7 +22,7 @@ def check_signature(signature: Any) -> None:
     """Raise `SignatureError` for fields that cannot work: reserved names, types without values or without a grammar."""
     for name in signature.input_fields:
         if name in _RESERVED:
-            raise SignatureError(f"input {name!r} of {signature.__name__}: the name is an option of every call: rename it")
+            raise SignatureError(f"input {name!r} of {signature.__name__} is the name of a call option: rename it")
     if signature.output_fields and not special_fields(signature):
         constraints(signature)
 
@@ -53,6 +53,10 @@ if TYPE_CHECKING:
         """Subclass it: the docstring is the instruction, the fields are `Input()` and `Output()`."""
 
         def __init__(self, signature: str, instructions: str | None = None) -> None: ...
+
+        @property
+        def reasoning(self) -> str:
+            """Of an answer by `ChainOfThought`."""
 
 else:
 

@@ -15,8 +15,8 @@ FREE_TOKENS = 512
 """Tokens that free text may have then: a small model that does not stop by itself only repeats what it said."""
 
 Form = Literal["line", "raw", "block"]
-"""How a string is written. line: on one line, a newline as backslash-n and a backslash doubled. raw: on one line as it
-is (for fields with a pattern, which escapes would break). block: as it is, newlines included, at the end of the answer."""
+"""How a string is written. line: on one line, a newline as backslash-n and a backslash doubled. raw: on one line, as it
+is (escapes would break a field's pattern). block: as it is, newlines included, at the end of the answer."""
 
 # Controls, and what other programs take for line ends. \s is Unicode's white space.
 _CONTROL = r"\x00-\x1f\x7f-\x9f\u{2028}\u{2029}"

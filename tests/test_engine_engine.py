@@ -11,7 +11,7 @@ from still.backends.engine import Decode, Engine, Forced, Request, Sampling
 from still.backends.engine.sampler import draw
 from still.errors import CancelledError, EngineError
 
-WORDS = "red green blue one two three sun moon rain tree".split()
+WORDS = ["red", "green", "blue", "one", "two", "three", "sun", "moon", "rain", "tree"]
 
 
 def prompt(tokenizer, seed, length):

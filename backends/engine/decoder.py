@@ -85,7 +85,7 @@ class Decoder:
         spec = self.spec
         rows, kv, dim = x.shape[0], spec.num_kv_heads, spec.head_dim
         qkv = layer.qkv(self._norm(x, layer.attn_norm)).view(rows, -1, dim)
-        q, k, v = qkv.split([spec.num_heads, kv, kv], dim=1)
+        q, k, v = torch.split(qkv, [spec.num_heads, kv, kv], dim=1)
         if layer.q_norm is not None and layer.k_norm is not None:
             q, k = self._norm(q, layer.q_norm), self._norm(k, layer.k_norm)
         keys[slots] = rotate(k, cos, sin).to(keys.dtype)

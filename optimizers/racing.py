@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -65,7 +66,7 @@ def _blocks(order: list[int]) -> list[list[int]]:
     """Four blocks, but none under 12 examples: a test on fewer can hardly reject anything."""
     count = max(1, min(4, len(order) // 12))
     bounds = [round(i * len(order) / count) for i in range(count + 1)]
-    return [order[a:b] for a, b in zip(bounds, bounds[1:], strict=False)]
+    return [order[a:b] for a, b in pairwise(bounds)]
 
 
 def _drop_beaten(

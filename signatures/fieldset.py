@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import types
 from functools import lru_cache
-from typing import Any, Union, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin
 
+from pydantic.errors import PydanticUndefinedAnnotation
 from pydantic.fields import FieldInfo
 
 from ..errors import SignatureError
@@ -20,6 +21,7 @@ def constraints(signature: Any) -> dict[str, Constraint]:
 
     Raises `SignatureError` for a signature without outputs or an output that cannot be decoded.
     """
+    _resolve(signature)
     outputs: dict[str, FieldInfo] = signature.output_fields
     if not outputs:
         raise SignatureError(f"signature {signature.__name__} has no output field: declare one with still.Output()")
@@ -27,6 +29,17 @@ def constraints(signature: Any) -> dict[str, Constraint]:
     return {
         name: lower_type(field.annotation, field.metadata, name, last=name == last) for name, field in outputs.items()
     }
+
+
+def _resolve(signature: Any) -> None:
+    # Annotations may name what is defined further down in their module.
+    if not signature.__pydantic_complete__:
+        try:
+            signature.model_rebuild()
+        except PydanticUndefinedAnnotation as error:
+            raise SignatureError(
+                f"signature {signature.__name__}: a field's type names {error.name!r}, which its module does not define"
+            ) from None
 
 
 def description(name: str, field: FieldInfo) -> str:
@@ -39,7 +52,11 @@ def description(name: str, field: FieldInfo) -> str:
 def allows_none(field: FieldInfo) -> bool:
     """Whether None is a value of the field."""
     kind = field.annotation
-    return kind is types.NoneType or (get_origin(kind) in (Union, types.UnionType) and types.NoneType in get_args(kind))
+    if get_origin(kind) is Literal:
+        return None in get_args(kind)
+    return kind in (Any, types.NoneType) or (
+        get_origin(kind) in (Union, types.UnionType) and types.NoneType in get_args(kind)
+    )
 
 
 def special_fields(signature: Any) -> list[str]:

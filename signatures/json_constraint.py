@@ -29,7 +29,7 @@ class JsonConstraint(Constraint):
         return f"JSON {self.description}"
 
     def _write(self, value: Any) -> str:
-        data = self._adapter.dump_python(value, mode="json", by_alias=True)
+        data = self._adapter.dump_python(value, mode="json", by_alias=True, round_trip=True)
         return json.dumps(data, ensure_ascii=False, allow_nan=False)
 
     def _read(self, text: str) -> Any:

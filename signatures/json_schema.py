@@ -97,7 +97,7 @@ class DeclaredSchema(GenerateJsonSchema):
         written.pop("propertyNames", None)
         keys = self.generate_inner(schema["keys_schema"]) if "keys_schema" in schema else {}
         keys = self.resolve_ref_schema(keys) if "$ref" in keys else keys
-        if "enum" in keys and not all(isinstance(member, str) for member in keys["enum"]):
+        if not all(isinstance(member, str) for member in _members(keys)):
             return self.handle_invalid_for_json_schema(schema, "a dict whose keys are members that are no text")
         pattern = _key_pattern(keys)
         if pattern is not None:
@@ -163,8 +163,8 @@ def _closed(schema: JsonSchemaValue) -> JsonSchemaValue:
 
 def _bounded(schema: JsonSchemaValue) -> JsonSchemaValue:
     bounded: dict[str, Any] = dict(schema)
-    low = schema.get("minimum", schema.get("exclusiveMinimum", -math.inf))
-    high = schema.get("maximum", schema.get("exclusiveMaximum", math.inf))
+    low: Any = schema.get("minimum", schema.get("exclusiveMinimum", -math.inf))
+    high: Any = schema.get("maximum", schema.get("exclusiveMaximum", math.inf))
     if low < -NUMBER_LIMIT:
         bounded.pop("exclusiveMinimum", None)
         bounded["minimum"] = -NUMBER_LIMIT
@@ -178,9 +178,12 @@ def _limited(schema: JsonSchemaValue, what: str) -> JsonSchemaValue:
     return {f"max{what}": max(ITEM_LIMIT, 2 * int(schema.get(f"min{what}", 0))), **schema}
 
 
+def _members(schema: JsonSchemaValue) -> list[Any]:
+    return list(schema.get("enum", [schema["const"]] if "const" in schema else []))
+
+
 def _key_pattern(keys: JsonSchemaValue) -> str | None:
     """Pattern of a dict's keys, or None for any string."""
-    if "enum" in keys or "const" in keys:
-        members = keys.get("enum", [keys.get("const")])
-        return "^(?:" + "|".join(re.escape(str(member)) for member in members) + ")$"
+    if members := _members(keys):
+        return "^(?:" + "|".join(re.escape(member) for member in members) + ")$"
     return str(keys["pattern"]) if "pattern" in keys else _KEYS.get(str(keys.get("type")))

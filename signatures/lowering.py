@@ -44,8 +44,8 @@ def lower_type(
     """
     try:
         constraint = _lower(annotation, tuple(metadata), field, last)
-    except (PydanticUserError, SchemaError) as error:
-        raise _unsupported(field, annotation, str(error)) from error
+    except (PydanticUserError, SchemaError, AssertionError) as error:  # pydantic asserts that a Literal has members
+        raise _unsupported(field, annotation, " ".join(str(error).split())) from error
     check_possible(constraint)
     return constraint
 
@@ -137,7 +137,7 @@ def _number(kind: type, declared: Any, metadata: tuple[Any, ...], field: str) ->
     bounded = declared
     if kind is Decimal:
         # pydantic's schema of a Decimal is a string's; its bounds are those of a number.
-        bounds = [item for item in metadata if not isinstance(item, str) and _is_bound(item)]
+        bounds = [item for item in metadata if isinstance(item, Ge | Gt | Le | Lt | MultipleOf | Interval)]
         places = [item.decimal_places for item in metadata if getattr(item, "decimal_places", None)]
         bounds += [MultipleOf(10.0**-count) for count in places]
         bounded = Annotated[(float, *bounds)] if bounds else float
@@ -145,10 +145,6 @@ def _number(kind: type, declared: Any, metadata: tuple[Any, ...], field: str) ->
     decoded = adapter.json_schema(schema_generator=DecodeSchema)
     shown = describe_number(adapter.json_schema())
     return NumberConstraint(field, declared, json.dumps(decoded), shown, exact=kind is Decimal)
-
-
-def _is_bound(item: Any) -> bool:
-    return isinstance(item, Ge | Gt | Le | Lt | MultipleOf | Interval)
 
 
 def _text(declared: Any, field: str, last: bool) -> TextConstraint:

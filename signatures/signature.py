@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, dataclass_transform
 
 from pydantic.errors import PydanticUserError
+from pydantic.fields import FieldInfo
 from pydantic_core import SchemaError
 
 from ..errors import SignatureError
 from .bridge import DspySignature, SignatureMeta
 from .fields import Input, Output
 from .fieldset import constraints, special_fields
+from .lowering import lower_type
 
 __all__ = ["Input", "Output", "Signature", "check_signature"]
 
@@ -27,11 +29,20 @@ def check_signature(signature: Any) -> None:
         constraints(signature)
 
 
+def _blame(namespace: dict[str, Any]) -> None:
+    """Raise `SignatureError` for the field that cannot be: pydantic's own error does not name it."""
+    for name, annotation in namespace.get("__annotations__", {}).items():
+        field = namespace.get(name)
+        if isinstance(field, FieldInfo) and not isinstance(annotation, str):
+            lower_type(annotation, field.metadata, name)
+
+
 class _Meta(SignatureMeta):  # type: ignore[misc]  # dspy ships no types
     def __new__(mcs, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **options: Any) -> Any:
         try:
             signature = super().__new__(mcs, name, bases, namespace, **options)
-        except (SchemaError, PydanticUserError) as error:
+        except (SchemaError, PydanticUserError, AssertionError) as error:  # an empty Literal fails an assertion
+            _blame(namespace)
             raise SignatureError(f"signature {name}: pydantic refuses a field: {error}") from error
         # A class with names not defined yet is checked when it is lowered.
         if signature.__pydantic_complete__:
@@ -55,8 +66,8 @@ if TYPE_CHECKING:
         def __init__(self, signature: str, instructions: str | None = None) -> None: ...
 
         @property
-        def reasoning(self) -> str:
-            """Of an answer by `ChainOfThought`."""
+        def reasoning(self) -> Any:
+            """Of an answer by `ChainOfThought`; a signature may have a field of this name."""
 
 else:
 

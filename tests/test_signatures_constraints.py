@@ -530,6 +530,7 @@ def test_texts_fit_their_token_budget(kind):
         (Annotated[list[int], Field(min_length=3, max_length=2)], "minItems"),
         (type[int], "JsonSchema"),
         (complex | None, "schema"),
+        (list[Literal[()]], "empty"),
         (list[Colour], "schema"),
         (dict[Level, int], "schema"),
     ],

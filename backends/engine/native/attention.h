@@ -1,0 +1,116 @@
+/* Attention of up to 16 queries (rows times the query heads of one kv head) over a run of pages, with a running softmax
+ * (Milakov & Gimelshein, 2018; Dao et al., FlashAttention, 2022). Keys are taken in blocks of 64 at fixed positions, in
+ * order, so a row's result has the same bits whatever shares its tile. Included once per instruction set. */
+
+typedef struct {
+    float most[TILE], sum[TILE];
+} Softmax;
+
+/* S[16][64] = queries . keys, for one block of up to 4 pages. */
+static void block_scores(const bf16 *query, const bf16 *const *pages, int count, int dim, int queries, float *s) {
+    for (int p = 0; p < count; p++)
+        for (int i = 0; i < queries; i += 4) {
+            __m512 acc[4] = {_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps()};
+            const uint32_t *q = (const uint32_t *)(query + (int64_t)i * dim);
+            for (int d = 0; d < dim / 2; d++) {
+                const __m512i key = _mm512_loadu_si512(pages[p] + d * 2 * PAGE);
+                for (int j = 0; j < 4; j++) acc[j] = dot_bf16(acc[j], _mm512_set1_epi32((int)q[j * (dim / 2) + d]), key);
+            }
+            for (int j = 0; j < 4; j++) _mm512_storeu_ps(s + (i + j) * BLOCK + p * PAGE, acc[j]);
+        }
+}
+
+/* acc[16][dim] += P[16][64] (bf16) . values. */
+static void block_values(const bf16 *weight, const bf16 *const *pages, int count, int dim, int queries, float *acc) {
+    for (int i = 0; i < queries; i += 4)
+        for (int d = 0; d < dim; d += 16) {
+            __m512 sum[4];
+            for (int j = 0; j < 4; j++) sum[j] = _mm512_loadu_ps(acc + (i + j) * dim + d);
+            for (int p = 0; p < count; p++)
+                for (int t = 0; t < PAGE / 2; t++) {
+                    const __m512i value = _mm512_loadu_si512(pages[p] + t * 2 * dim + d * 2);
+                    for (int j = 0; j < 4; j++) {
+                        const uint32_t pair = *(const uint32_t *)(weight + (i + j) * BLOCK + p * PAGE + t * 2);
+                        sum[j] = dot_bf16(sum[j], _mm512_set1_epi32((int)pair), value);
+                    }
+                }
+            for (int j = 0; j < 4; j++) _mm512_storeu_ps(acc + (i + j) * dim + d, sum[j]);
+        }
+}
+
+/* Scores to weights: scale, hide keys beyond `last[i]`, update the running maximum and sum, rescale acc. */
+static void block_softmax(float *s, bf16 *weight, Softmax *state, float *acc, int queries, int dim, float scale,
+                          int position, int keys, const int *last) {
+    const __m512i lane = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    for (int i = 0; i < queries; i++) {
+        __m512 x[BLOCK_PAGES];
+        __m512 most = _mm512_set1_ps(-INFINITY);
+        const int visible = last[i] - position + 1 < keys ? last[i] - position + 1 : keys;
+        for (int p = 0; p < BLOCK_PAGES; p++) {
+            const __mmask16 m = _mm512_cmplt_epi32_mask(lane, _mm512_set1_epi32(visible - p * PAGE));
+            const __m512 v = _mm512_mul_ps(_mm512_maskz_loadu_ps(m, s + i * BLOCK + p * PAGE), _mm512_set1_ps(scale));
+            x[p] = _mm512_mask_mov_ps(_mm512_set1_ps(-INFINITY), m, v);
+            most = _mm512_max_ps(most, x[p]);
+        }
+        const float before = state->most[i];
+        const float now = fmaxf(before, _mm512_reduce_max_ps(most));
+        __m512 total = _mm512_setzero_ps();
+        for (int p = 0; p < BLOCK_PAGES; p++) {
+            const __mmask16 m = _mm512_cmplt_epi32_mask(lane, _mm512_set1_epi32(visible - p * PAGE));
+            const __m512 e = _mm512_maskz_mov_ps(m, exp_ps(_mm512_sub_ps(x[p], _mm512_set1_ps(now))));
+            total = _mm512_add_ps(total, e);
+            store_bf16(weight + i * BLOCK + p * PAGE, e);
+        }
+        if (visible <= 0) continue; /* nothing seen: the weights are zero and the state stays */
+        const __m512 keep = exp_ps(_mm512_set1_ps(before - now)); /* exp(-inf) = 0 for the first block */
+        const float kept = before == -INFINITY ? 0.0f : _mm512_cvtss_f32(keep);
+        state->sum[i] = state->sum[i] * kept + _mm512_reduce_add_ps(total);
+        state->most[i] = now;
+        for (int d = 0; d < dim; d += 16)
+            _mm512_storeu_ps(acc + i * dim + d, _mm512_mul_ps(_mm512_loadu_ps(acc + i * dim + d), _mm512_set1_ps(kept)));
+    }
+}
+
+/* One tile: rows `row_list[0 .. rows)` of one kv head over a group's pages; state and acc are kept per row between phases. */
+static void attend_tile(const Network *net, const Step *step, const Group *group, const int32_t *row_list, int rows, int kv,
+                        const bf16 *keys, const bf16 *values, const bf16 *query, float *state, float *acc) {
+    const int dim = net->head_dim, share = net->heads / net->kv_heads, heads = net->heads;
+    bf16 q[TILE * 256] __attribute__((aligned(64))), weight[TILE * BLOCK] __attribute__((aligned(64)));
+    float s[TILE * BLOCK] __attribute__((aligned(64))), sums[TILE * 256] __attribute__((aligned(64)));
+    Softmax softmax;
+    int last[TILE];
+    const int queries = rows * share, padded = (queries + 3) / 4 * 4;
+    for (int i = 0; i < padded; i++) {
+        const int used = i < queries;
+        const int row = row_list[used ? i / share : 0];
+        const int64_t head = (int64_t)row * heads + kv * share + (used ? i % share : 0);
+        memcpy(q + i * dim, query + head * dim, dim * sizeof(bf16));
+        memcpy(sums + i * dim, acc + head * dim, dim * sizeof(float));
+        softmax.most[i] = state[2 * head];
+        softmax.sum[i] = state[2 * head + 1];
+        last[i] = step->positions[row];
+    }
+    int furthest = 0;
+    for (int i = 0; i < queries; i++) furthest = last[i] > furthest ? last[i] : furthest;
+    const int64_t page_size = (int64_t)dim * PAGE;
+    for (int p = 0; p < group->pages; p += BLOCK_PAGES) {
+        const int count = group->pages - p < BLOCK_PAGES ? group->pages - p : BLOCK_PAGES;
+        const int position = (group->page_position + p) * PAGE;
+        if (position > furthest) break;
+        const bf16 *k[BLOCK_PAGES], *v[BLOCK_PAGES];
+        for (int i = 0; i < count; i++) {
+            const int64_t page = step->page_list[group->first_entry + p + i];
+            k[i] = keys + (page * net->kv_heads + kv) * page_size;
+            v[i] = values + (page * net->kv_heads + kv) * page_size;
+        }
+        block_scores(q, k, count, dim, padded, s);
+        block_softmax(s, weight, &softmax, sums, padded, dim, net->attention_scale, position, count * PAGE, last);
+        block_values(weight, v, count, dim, padded, sums);
+    }
+    for (int i = 0; i < queries; i++) {
+        const int64_t head = (int64_t)row_list[i / share] * heads + kv * share + i % share;
+        memcpy(acc + head * dim, sums + i * dim, dim * sizeof(float));
+        state[2 * head] = softmax.most[i];
+        state[2 * head + 1] = softmax.sum[i];
+    }
+}

@@ -1,0 +1,158 @@
+/* The library's entry points: which instruction set this machine has, workspaces, dispatch.
+ *
+ * The functions are called through ctypes; the module object exists only so that the build system knows the file. */
+#define PY_SSIZE_T_CLEAN
+#define Py_LIMITED_API 0x030b0000
+#include <Python.h>
+
+#include <omp.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "network.h"
+#include "workspace.h"
+
+#if defined(_WIN32)
+#define API __declspec(dllexport)
+#else
+#define API __attribute__((visibility("default")))
+#endif
+
+enum { NONE, VNNI, VNNI_BF16, AMX };
+
+#if defined(__x86_64__) && defined(__linux__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define DECLARE(suffix)                                                              \
+    void forward_##suffix(const Network *, const Step *, Workspace *, float *);      \
+    void logits_##suffix(const Network *, const float *, int, Workspace *, float *);
+DECLARE(amx)
+DECLARE(vnni_bf16)
+DECLARE(vnni)
+
+static int tiles_allowed(void) {
+    unsigned a, b, c, d;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return 0;
+    if (!(d >> 24 & 1) || !(d >> 25 & 1)) return 0;
+    /* Linux hands out the tile registers on request: ARCH_REQ_XCOMP_PERM for XTILEDATA. */
+    return syscall(SYS_arch_prctl, 0x1023, 18) == 0;
+}
+
+API int still_level(void) {
+    __builtin_cpu_init();
+    if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") || !__builtin_cpu_supports("avx512dq") ||
+        !__builtin_cpu_supports("avx512vl") || !__builtin_cpu_supports("avx512vnni"))
+        return NONE;
+    if (!__builtin_cpu_supports("avx512bf16")) return VNNI;
+    return tiles_allowed() ? AMX : VNNI_BF16;
+}
+
+API void still_forward(int level, const Network *net, const Step *step, Workspace *w, float *out) {
+    if (level == AMX) forward_amx(net, step, w, out);
+    else if (level == VNNI_BF16) forward_vnni_bf16(net, step, w, out);
+    else forward_vnni(net, step, w, out);
+}
+
+API void still_logits(int level, const Network *net, const float *states, int rows, Workspace *w, float *out) {
+    if (level == AMX) logits_amx(net, states, rows, w, out);
+    else if (level == VNNI_BF16) logits_vnni_bf16(net, states, rows, w, out);
+    else logits_vnni(net, states, rows, w, out);
+}
+#else
+API int still_level(void) { return NONE; }
+API void still_forward(int level, const Network *net, const Step *step, Workspace *w, float *out) {
+    (void)level, (void)net, (void)step, (void)w, (void)out;
+}
+API void still_logits(int level, const Network *net, const float *states, int rows, Workspace *w, float *out) {
+    (void)level, (void)net, (void)states, (void)rows, (void)w, (void)out;
+}
+#endif
+
+static void *aligned(size_t bytes) {
+    void *memory = NULL;
+    return posix_memalign(&memory, 64, bytes ? bytes : 64) ? NULL : memory;
+}
+
+static void drop_rows(Workspace *w) {
+    void *buffers[] = {w->x, w->qkv, w->attended, w->state, w->active, w->scale, w->scratch, w->quantized, w->query};
+    for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) free(buffers[i]);
+    w->x = w->qkv = w->attended = w->state = w->active = w->scale = w->scratch = NULL;
+    w->quantized = NULL;
+    w->query = NULL;
+    w->rows = 0;
+}
+
+API Workspace *still_workspace_new(void) { return calloc(1, sizeof(Workspace)); }
+
+API void still_workspace_free(Workspace *w) {
+    if (!w) return;
+    drop_rows(w);
+    free(w->tile);
+    free(w);
+}
+
+/* Make room for `rows` rows. Returns 0, or -1 when there is no memory. */
+API int still_workspace_reserve(Workspace *w, const Network *net, int rows) {
+    const int threads = omp_get_max_threads();
+    if (rows <= w->rows && threads <= w->threads) return 0;
+    drop_rows(w);
+    const size_t heads = (size_t)net->heads * net->head_dim, width = heads + 2 * (size_t)net->kv_heads * net->head_dim;
+    size_t widest = (size_t)net->hidden;
+    if (widest < heads) widest = heads;
+    if (widest < (size_t)net->intermediate) widest = (size_t)net->intermediate;
+    widest = (size_t)padded((int)widest);
+    const size_t n = (size_t)(rows + 31) / 32 * 32; /* products read whole blocks of 32 rows */
+    w->widest = (int64_t)widest;
+    w->threads = threads;
+    w->x = aligned(n * (size_t)net->hidden * sizeof(float));
+    w->qkv = aligned(n * width * sizeof(float));
+    w->attended = aligned(n * heads * sizeof(float));
+    w->state = aligned(n * (size_t)net->heads * 2 * sizeof(float));
+    w->active = aligned(n * (size_t)net->intermediate * sizeof(float));
+    w->scale = aligned(n * sizeof(float));
+    w->scratch = aligned((size_t)threads * widest * sizeof(float));
+    w->quantized = aligned(n * widest);
+    w->query = aligned(n * heads * sizeof(bf16));
+    if (!w->x || !w->qkv || !w->attended || !w->state || !w->active || !w->scale || !w->scratch || !w->quantized || !w->query) {
+        drop_rows(w);
+        return -1;
+    }
+    memset(w->quantized, 128, n * widest);
+    w->rows = (int32_t)n;
+    return 0;
+}
+
+/* Cut a step's groups into tiles. Returns 0, or -1 when there is no memory or there are too many phases. */
+API int still_workspace_tiles(Workspace *w, const Network *net, const Step *step) {
+    const int share = net->heads / net->kv_heads, most = TILE / share;
+    int count = 0;
+    for (int g = 0; g < step->groups; g++) count += (step->group[g].rows + most - 1) / most;
+    if (count > w->tiles) {
+        free(w->tile);
+        w->tile = malloc((size_t)count * sizeof(Tile));
+        w->tiles = w->tile ? count : 0;
+        if (!w->tile) return -1;
+    }
+    int next = 0, phase = -1;
+    w->phases = 0;
+    for (int g = 0; g < step->groups; g++) {
+        const Group *group = step->group + g;
+        if (group->phase != phase) {
+            if (w->phases == MAX_PHASES) return -1;
+            phase = group->phase;
+            w->phase_begin[w->phases++] = next;
+        }
+        for (int r = 0; r < group->rows; r += most) {
+            const int rows = group->rows - r < most ? group->rows - r : most;
+            w->tile[next++] = (Tile){group, group->first_row + r, rows};
+        }
+    }
+    w->phase_begin[w->phases] = next;
+    return 0;
+}
+
+static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_kernels", "Loaded through ctypes.", -1, NULL, NULL, NULL, NULL, NULL};
+
+PyMODINIT_FUNC PyInit__kernels(void) { return PyModule_Create(&module); }

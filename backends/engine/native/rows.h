@@ -1,0 +1,100 @@
+/* Work on single rows: norms, quantization, rotary positions. Included once per instruction set. */
+
+static inline __m512 exp_ps(__m512 x) {
+    /* 2^n * 2^f with f in [-0.5, 0.5]; polynomial of degree 6 for 2^f, relative error below 2e-7. */
+    const __m512 t = _mm512_mul_ps(x, _mm512_set1_ps(1.44269504f));
+    const __m512 n = _mm512_roundscale_ps(t, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    const __m512 f = _mm512_sub_ps(t, n);
+    __m512 p = _mm512_set1_ps(1.5403530e-4f);
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.3333558e-3f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(9.6181291e-3f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(5.5504109e-2f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(2.4022651e-1f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(6.9314718e-1f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0f));
+    return _mm512_scalef_ps(p, n);
+}
+
+static inline __m512 silu_ps(__m512 x) {
+    const __m512 one = _mm512_set1_ps(1.0f);
+    return _mm512_div_ps(x, _mm512_add_ps(one, exp_ps(_mm512_sub_ps(_mm512_setzero_ps(), x))));
+}
+
+static inline __mmask16 head_mask(int left) {
+    return left >= 16 ? (__mmask16)0xffff : (__mmask16)((1u << left) - 1);
+}
+
+/* Quantize n floats to uint8 around 128; returns the scale. The tail up to `padded` meets zero weights: any value will do. */
+static float quantize_row(const float *x, uint8_t *out, int n) {
+    __m512 most = _mm512_setzero_ps();
+    for (int i = 0; i < n; i += 16)
+        most = _mm512_max_ps(most, _mm512_abs_ps(_mm512_maskz_loadu_ps(head_mask(n - i), x + i)));
+    const float largest = _mm512_reduce_max_ps(most);
+    const float scale = largest > 1e-10f ? largest / 127.0f : 1e-12f;
+    const __m512 inverse = _mm512_set1_ps(1.0f / scale);
+    const __m512i zero_point = _mm512_set1_epi32(128);
+    for (int i = 0; i < n; i += 16) {
+        const __mmask16 m = head_mask(n - i);
+        const __m512 v = _mm512_mul_ps(_mm512_maskz_loadu_ps(m, x + i), inverse);
+        const __m512i q = _mm512_add_epi32(_mm512_cvtps_epi32(v), zero_point);
+        _mm_mask_storeu_epi8(out + i, m, _mm512_cvtepi32_epi8(q));
+    }
+    return scale;
+}
+
+static float inverse_rms(const float *x, int n, float eps) {
+    __m512 sum = _mm512_setzero_ps();
+    for (int i = 0; i < n; i += 16) {
+        const __m512 v = _mm512_maskz_loadu_ps(head_mask(n - i), x + i);
+        sum = _mm512_fmadd_ps(v, v, sum);
+    }
+    return 1.0f / sqrtf(_mm512_reduce_add_ps(sum) / (float)n + eps);
+}
+
+static void norm_row(const float *x, const float *weight, float *out, int n, float eps) {
+    const __m512 r = _mm512_set1_ps(inverse_rms(x, n, eps));
+    for (int i = 0; i < n; i += 16) {
+        const __mmask16 m = head_mask(n - i);
+        const __m512 v = _mm512_mul_ps(_mm512_maskz_loadu_ps(m, x + i), r);
+        _mm512_mask_storeu_ps(out + i, m, _mm512_mul_ps(v, _mm512_maskz_loadu_ps(m, weight + i)));
+    }
+}
+
+static inline bf16 to_bf16(float value) {
+    union { float f; uint32_t u; } v = {value};
+    return (bf16)((v.u + 0x7fff + ((v.u >> 16) & 1)) >> 16); /* round to nearest even; values are finite */
+}
+
+/* Norm (where the model has one) and rotate one head in place. */
+static void rotate_head(float *x, const float *norm, const float *cos, const float *sin, int dim, float eps) {
+    if (norm) norm_row(x, norm, x, dim, eps);
+    for (int d = 0; d < dim / 2; d++) {
+        const float low = x[d], high = x[d + dim / 2];
+        x[d] = low * cos[d] - high * sin[d];
+        x[d + dim / 2] = high * cos[d] + low * sin[d];
+    }
+}
+
+/* One row of q, k, v after the projection: rotate, write k and v into their page, q as bf16 to `query`. */
+static void place_row(const Network *net, const Layer *layer, float *qkv, int position, int64_t slot, bf16 *keys,
+                      bf16 *values, bf16 *query) {
+    const int dim = net->head_dim, kv_heads = net->kv_heads;
+    const float *cos = net->cos + (int64_t)position * (dim / 2), *sin = net->sin + (int64_t)position * (dim / 2);
+    float *k = qkv + net->heads * dim, *v = k + kv_heads * dim;
+    const int64_t page = slot / PAGE;
+    const int token = (int)(slot % PAGE);
+    for (int h = 0; h < net->heads; h++) {
+        float *head = qkv + h * dim;
+        rotate_head(head, layer->q_norm, cos, sin, dim, net->eps);
+        for (int d = 0; d < dim; d++) query[h * dim + d] = to_bf16(head[d]);
+    }
+    for (int h = 0; h < kv_heads; h++) {
+        rotate_head(k + h * dim, layer->k_norm, cos, sin, dim, net->eps);
+        bf16 *key = keys + (page * kv_heads + h) * dim * PAGE;
+        bf16 *value = values + (page * kv_heads + h) * dim * PAGE;
+        for (int d = 0; d < dim; d++) {
+            key[(d / 2) * 2 * PAGE + token * 2 + (d & 1)] = to_bf16(k[h * dim + d]);
+            value[(token / 2) * 2 * dim + d * 2 + (token & 1)] = to_bf16(v[h * dim + d]);
+        }
+    }
+}

@@ -1,0 +1,26 @@
+/* Buffers of a step, kept from step to step and grown when one has more rows. */
+#ifndef STILL_WORKSPACE_H
+#define STILL_WORKSPACE_H
+
+#include "network.h"
+
+#define MAX_PHASES 64
+
+typedef struct {
+    const Group *group;
+    int32_t first, rows; /* into row_list */
+} Tile;
+
+typedef struct {
+    int32_t rows, tiles, threads;
+    int64_t widest;
+    float *x, *qkv, *attended, *state, *active, *scale, *scratch;
+    uint8_t *quantized;
+    bf16 *query;
+    Tile *tile;
+    int32_t phases, phase_begin[MAX_PHASES + 1];
+} Workspace;
+
+static inline int padded(int width) { return (width + 63) / 64 * 64; }
+
+#endif

@@ -43,6 +43,22 @@ def random_weights(spec: DecoderSpec, seed: int) -> dict[str, torch.Tensor]:
 def tiny_model(model_fp32) -> Model:
     """Two random layers over the real vocabulary: grammars and text work, a step costs a millisecond or two."""
     spec = dataclasses.replace(
-        model_fp32.spec, hidden_size=32, intermediate_size=64, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8
+        model_fp32.spec, hidden_size=64, intermediate_size=96, num_layers=2, num_heads=6, num_kv_heads=2, head_dim=16
     )
     return dataclasses.replace(model_fp32, name="tiny", digest="0" * 64, spec=spec, weights=random_weights(spec, 0))
+
+
+@pytest.fixture(scope="session")
+def tiny_int8(tiny_model) -> Model:
+    """The tiny model with int8 weights, which the compiled decoder runs."""
+    weights = {}
+    for name, tensor in tiny_model.weights.items():
+        if name == "embed":
+            weights[name] = tensor.to(torch.bfloat16)
+        elif tensor.ndim == 2:
+            scale = tensor.abs().amax(dim=1) / 127
+            weights[f"{name}.q"] = (tensor / scale[:, None]).round().to(torch.int8)
+            weights[f"{name}.scale"] = scale
+        else:
+            weights[name] = tensor
+    return dataclasses.replace(tiny_model, name="tiny-int8", quantization="int8", weights=weights)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from still.backends.engine.attention import attend
+from still.backends.engine.attention import attend, plan_attention
 from still.backends.engine.batch import build_batch
 from still.backends.engine.pages import PAGE_SIZE, Page
 from still.backends.engine.scheduler import Chunk
@@ -57,22 +57,22 @@ def test_paged_attention_equals_dense(shared, branches, lengths, seed):
         chunks.append(Chunk(sequence(list(range(start + new)), pages), start, start + new))
     batch = build_batch(chunks)
     q = torch.randn(len(batch.tokens), KV, GROUP, DIM)
-    found = attend(q, keys, values, batch.attention, DIM**-0.5)
-    for chunk, row in zip(chunks, batch.first_row, strict=True):
+    found = attend(q, keys, values, plan_attention(batch), DIM**-0.5)
+    for chunk, row in zip(chunks, [part.row for part in batch.parts], strict=True):
         slots = [p.index * PAGE_SIZE + i for p in chunk.sequence.pages for i in range(PAGE_SIZE)][: chunk.stop]
         expected = dense(q[row : row + chunk.stop - chunk.start], keys[slots], values[slots], chunk.start)
         torch.testing.assert_close(found[row : row + chunk.stop - chunk.start], expected, atol=1e-5, rtol=1e-4)
 
 
 def test_long_shared_prefix_is_attended_once():
-    prefix = [Page(i) for i in range(10)]
+    prefix = [Page(i) for i in range(12)]
     chunks = [
-        Chunk(sequence(list(range(170)), [*prefix, Page(10 + i)]), 165, 170) for i in range(4)
+        Chunk(sequence(list(range(202)), [*prefix, Page(20 + i)]), 195, 202) for i in range(4)
     ]
-    plan = build_batch(chunks).attention
+    plan = plan_attention(build_batch(chunks))
     assert len(plan.groups) == 1
-    assert len(plan.groups[0].slots) == 10 * PAGE_SIZE
-    assert plan.groups[0].rows.tolist() == list(range(20))
+    assert len(plan.groups[0].slots) == 12 * PAGE_SIZE
+    assert plan.groups[0].rows.tolist() == list(range(28))
     assert sum(bucket.slots.numel() for bucket in plan.buckets) < 4 * 2 * PAGE_SIZE
 
 
@@ -81,11 +81,11 @@ def test_two_prefixes_with_a_common_beginning_form_a_tree():
     left, right = ([Page(10 + 4 * side + i) for i in range(4)] for side in range(2))
     chunks = [Chunk(sequence(list(range(140)), [*root, *side, Page(30 + n)]), 130, 140)
               for n, side in enumerate((left, left, right, right))]  # fmt: skip
-    sizes = sorted((len(g.rows), len(g.slots)) for g in build_batch(chunks).attention.groups)
+    sizes = sorted((len(g.rows), len(g.slots)) for g in plan_attention(build_batch(chunks)).groups)
     assert sizes == [(20, 64), (20, 64), (40, 64)]
 
 
 @pytest.mark.parametrize("start", [0, 16, 17])
 def test_a_prompt_in_its_first_chunk_shares_nothing(start):
     chunk = Chunk(sequence(list(range(40)), [Page(i) for i in range(3)]), start, 40)
-    assert build_batch([chunk]).attention.groups == []
+    assert build_batch([chunk]).runs == []

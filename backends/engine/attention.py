@@ -1,17 +1,25 @@
-"""Attention over pages, computed once for a prefix that many sequences share (cascade attention).
+"""Attention over pages in torch, computed once for a prefix that many sequences share (cascade attention).
 
-A step's rows attend in two parts, each giving an output and the log-sum-exp of its scores, merged exactly
+A step's rows attend in parts, each giving an output and the log-sum-exp of its scores, merged exactly
 (Ye et al., FlashInfer, 2024; Juravsky et al., Hydragen, 2024):
 
-- *shared*: all rows of a group, against the keys of the pages all its sequences have in common;
+- *shared*: all rows of a run, against the keys of the pages all its sequences have in common;
 - *private*: each sequence's remaining keys, in padded buckets of sequences of like size.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+
+from .batch import Batch, Ints, Part, SharedRun, slots_of
+from .pages import PAGE_SIZE
+
+MAX_BUCKET_SCORES = 1 << 23
+"""Upper bound of batch * queries * keys in one padded bucket."""
 
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
@@ -46,9 +54,12 @@ class AttentionPlan:
     groups: list[SharedGroup]
 
 
-def attend(
-    q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, plan: AttentionPlan, scale: float
-) -> torch.Tensor:
+def plan_attention(batch: Batch) -> AttentionPlan:
+    """Turn a batch's shared runs and private pages into index tensors."""
+    return AttentionPlan(list(_buckets(batch.parts)), [_group(run) for run in batch.runs])
+
+
+def attend(q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, plan: AttentionPlan, scale: float) -> torch.Tensor:
     """Attention of one layer.
 
     q: [rows, kv_heads, group, head_dim]; keys, values: this layer's pool [slots, kv_heads, head_dim], same dtype.
@@ -98,3 +109,55 @@ def _shared(
     share = torch.sigmoid(part_lse - before)[..., None].to(q.dtype)
     out[rows] = torch.lerp(out[rows], part, share)
     lse[rows] = torch.logaddexp(before, part_lse)  # a row may be in several groups, one per node of its prefix
+
+
+def _group(run: SharedRun) -> SharedGroup:
+    rows = [np.arange(part.row, part.row + part.rows, dtype=np.int64) for part in run.parts]
+    keys = np.arange(run.begin * PAGE_SIZE, run.end * PAGE_SIZE, dtype=np.int64)
+    slots = slots_of(run.parts[0].chunk, keys)
+    return SharedGroup(torch.from_numpy(np.concatenate(rows)), torch.from_numpy(slots))
+
+
+def _buckets(parts: list[Part]) -> Iterator[Bucket]:
+    """Pad chunks of like size together: sizes within a power of two of each other, bounded in area."""
+    # Never empty: shared pages were computed before a chunk's rows, so the page of its first row is private.
+    sized = [(part, np.arange(part.covered * PAGE_SIZE, part.chunk.stop, dtype=np.int64)) for part in parts]
+    sized.sort(key=lambda item: (item[0].rows, len(item[1])))
+    bucket: list[tuple[Part, Ints]] = []
+    for part, keys in sized:
+        if bucket and not _fits(bucket, part.rows, len(keys)):
+            yield _bucket(bucket)
+            bucket = []
+        bucket.append((part, keys))
+    if bucket:
+        yield _bucket(bucket)
+
+
+def _fits(bucket: list[tuple[Part, Ints]], rows: int, keys: int) -> bool:
+    least = min(len(k) for _, k in bucket)
+    most = max(keys, *(len(k) for _, k in bucket))
+    if rows > 2 * bucket[0][0].rows or most > 2 * min(least, keys) + 64:
+        return False
+    return (len(bucket) + 1) * rows * most <= MAX_BUCKET_SCORES
+
+
+def _bucket(items: list[tuple[Part, Ints]]) -> Bucket:
+    queries = max(part.rows for part, _ in items)
+    width = max(len(keys) for _, keys in items)
+    rows = np.empty((len(items), queries), dtype=np.int64)
+    real = np.zeros((len(items), queries), dtype=bool)
+    slots = np.empty((len(items), width), dtype=np.int64)
+    # Padded queries see everything (their result is dropped), padded keys are hidden and point to a slot with content.
+    mask = np.zeros((len(items), queries, width), dtype=np.float32)
+    for i, (part, keys) in enumerate(items):
+        count = part.rows
+        rows[i, :count] = np.arange(part.row, part.row + count)
+        rows[i, count:] = part.row
+        real[i, :count] = True
+        own = slots_of(part.chunk, keys)
+        slots[i, : len(keys)], slots[i, len(keys) :] = own, own[0]
+        mask[i, :, len(keys) :] = -np.inf
+        hidden = keys[None, :] > np.arange(part.chunk.start, part.chunk.stop)[:, None]
+        mask[i, :count, : len(keys)][hidden] = -np.inf
+    valid = np.flatnonzero(real.reshape(-1))
+    return Bucket(torch.from_numpy(rows), torch.from_numpy(valid), torch.from_numpy(slots), torch.from_numpy(mask))

@@ -11,8 +11,10 @@ from torch.nn.functional import rms_norm, silu
 
 from ...errors import ModelError
 from ..models import DecoderSpec, Model
-from .attention import AttentionPlan, attend
+from .attention import AttentionPlan, attend, plan_attention
+from .batch import Batch
 from .linear import Linear, linear
+from .pages import PAGE_SIZE
 from .rope import rope_tables, rotate
 
 
@@ -31,10 +33,11 @@ class Layer:
         self.k_norm = weights.get(f"{prefix}.k_norm")
 
 
-class Decoder:
-    """Runs rows of tokens through all layers, writing keys and values into the pool it is given."""
+class TorchDecoder:
+    """The reference: plain torch, any quantization, any machine. Keys and values are bf16 beside int8 weights, float32
+    beside float32 ones; the pool is [layers, slots, kv_heads, head_dim]."""
 
-    def __init__(self, model: Model, max_context: int) -> None:
+    def __init__(self, model: Model, num_pages: int, max_context: int) -> None:
         spec = model.spec
         if spec.sliding_window is not None and spec.sliding_window < max_context:
             raise ModelError(
@@ -48,25 +51,22 @@ class Decoder:
         self.layers = [Layer(model.weights, i) for i in range(spec.num_layers)]
         self.cos, self.sin = rope_tables(spec, max_context)
         self._scale = spec.head_dim**-0.5
+        dtype = torch.float32 if model.quantization == "fp32" else torch.bfloat16
+        shape = (spec.num_layers, num_pages * PAGE_SIZE, spec.num_kv_heads, spec.head_dim)
+        # empty, not zeros: the operating system then hands out memory only for pages that are really used
+        self._keys, self._values = torch.empty(shape, dtype=dtype), torch.empty(shape, dtype=dtype)
 
-    def forward(
-        self,
-        tokens: torch.Tensor,
-        positions: torch.Tensor,
-        slots: torch.Tensor,
-        pool: tuple[torch.Tensor, torch.Tensor],
-        plan: AttentionPlan,
-    ) -> torch.Tensor:
-        """Return the hidden states, float32 [rows, hidden], after the final norm.
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """Return the hidden states, float32 [rows, hidden], after the final norm; writes keys and values to the pool.
 
-        tokens, positions, slots: int64 [rows]; pool: keys and values, [layers, slots, kv_heads, head_dim].
         All of a layer's new keys are written before its attention, so rows of one step may share pages.
         """
-        keys, values = pool
-        x = self.embed[tokens].float()
+        slots, positions = torch.from_numpy(batch.slots), torch.from_numpy(batch.positions)
+        plan = plan_attention(batch)
+        x = self.embed[torch.from_numpy(batch.tokens)].float()
         cos, sin = self.cos[positions], self.sin[positions]
-        for index, layer in enumerate(self.layers):
-            x = x + self._attention(layer, x, cos, sin, slots, keys[index], values[index], plan)
+        for layer, keys, values in zip(self.layers, self._keys, self._values, strict=True):
+            x = x + self._attention(layer, x, cos, sin, slots, keys, values, plan)
             gate, up = layer.gate_up(self._norm(x, layer.mlp_norm)).chunk(2, dim=-1)
             x = x + layer.down(silu(gate) * up)
         return self._norm(x, self.norm)

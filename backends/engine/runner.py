@@ -1,43 +1,58 @@
-"""Runs steps: owns the decoder and the tensors of the page pool."""
+"""Runs steps: rows through the decoder, logits to tokens."""
 
 from __future__ import annotations
+
+from typing import Protocol
 
 import numpy as np
 import torch
 
 from ..models import Model
-from .batch import build_batch
-from .decoder import Decoder
-from .pages import PAGE_SIZE
+from .batch import Batch, build_batch
+from .decoder import TorchDecoder
+from .native import NativeDecoder, native_level, runs_natively
 from .sampler import apply_masks, check_logits, draw
 from .scheduler import Chunk
 from .sequence import Sequence
+
+class Decoder(Protocol):
+    """A model with its page pool."""
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """Compute a step: float32 [rows, hidden]."""
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """float32 [rows, hidden] → float32 [rows, vocab]."""
+
+
+def make_decoder(model: Model, num_pages: int, max_context: int) -> Decoder:
+    """The fastest decoder this machine has for the model: the compiled one where it runs, else torch."""
+    if native_level() and runs_natively(model):
+        return NativeDecoder(model, num_pages, max_context)
+    return TorchDecoder(model, num_pages, max_context)
+
 
 LOGIT_ROWS = 128
 """Rows of logits held at once: 128 * 49152 float32 are 25 MB."""
 
 
 class Runner:
-    """The model and its KV tensors. Keys and values are bf16 beside int8 weights, float32 beside float32 ones."""
+    """Computes chunks with a decoder, delivers scores and draws tokens."""
 
     def __init__(self, model: Model, num_pages: int, max_context: int) -> None:
-        spec = model.spec
-        self.decoder = Decoder(model, max_context)
-        self.dtype = torch.float32 if model.quantization == "fp32" else torch.bfloat16
-        shape = (spec.num_layers, num_pages * PAGE_SIZE, spec.num_kv_heads, spec.head_dim)
-        # empty, not zeros: the operating system then hands out memory only for pages that are really used
-        self.pool = (torch.empty(shape, dtype=self.dtype), torch.empty(shape, dtype=self.dtype))
-        self._mask_words = -(-spec.vocab_size // 32)
+        self.decoder: Decoder = make_decoder(model, num_pages, max_context)
+        self._mask_words = -(-model.spec.vocab_size // 32)
 
     @torch.inference_mode()
     def step(self, chunks: list[Chunk]) -> None:
         """Compute the chunks, deliver scores, and draw a token for each sequence that reached its end."""
         batch = build_batch(chunks)
-        hidden = self.decoder.forward(batch.tokens, batch.positions, batch.slots, self.pool, batch.attention)
-        self._deliver_scores(chunks, batch.first_row, hidden)
+        hidden = self.decoder.forward(batch)
+        first_row = [part.row for part in batch.parts]
+        self._deliver_scores(chunks, first_row, hidden)
         drawing = [
             (chunk.sequence, row + chunk.stop - chunk.start - 1)
-            for chunk, row in zip(chunks, batch.first_row, strict=True)
+            for chunk, row in zip(chunks, first_row, strict=True)
             if chunk.last and chunk.sequence.draws
         ]
         for begin in range(0, len(drawing), LOGIT_ROWS):
@@ -46,7 +61,7 @@ class Runner:
     def _draw(self, drawing: list[tuple[Sequence, int]], hidden: torch.Tensor) -> None:
         logits = self.decoder.logits(hidden[[row for _, row in drawing]])
         check_logits(logits)
-        normalizer = logits.logsumexp(dim=-1)
+        normalizer = _normalizers(logits)
         raw = logits.clone()
         self._mask(logits, [sequence for sequence, _ in drawing])
         for i, (sequence, _) in enumerate(drawing):
@@ -76,6 +91,11 @@ class Runner:
             part = wanted[begin : begin + LOGIT_ROWS]
             logits = self.decoder.logits(hidden[[row for _, _, row in part]])
             check_logits(logits)
-            logprobs = logits.log_softmax(dim=-1)
+            normalizer = _normalizers(logits)
             for i, (sequence, position, _) in enumerate(part):
-                sequence.add_score(position, float(logprobs[i, sequence.pending_scores[position]]))
+                sequence.add_score(position, float(logits[i, sequence.pending_scores[position]] - normalizer[i]))
+
+
+def _normalizers(logits: torch.Tensor) -> list[torch.Tensor]:
+    """Log-sum-exp of each row, one by one: over a whole batch torch adds in an order that depends on the batch."""
+    return [row.logsumexp(dim=0) for row in logits]

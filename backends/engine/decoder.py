@@ -16,6 +16,7 @@ from .batch import Batch
 from .linear import Linear, linear
 from .pages import PAGE_SIZE
 from .rope import rope_tables, rotate
+from .sampler import Masks, Picks, pick
 
 
 class Layer:
@@ -74,6 +75,10 @@ class TorchDecoder:
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """float32 [rows, hidden] → float32 [rows, vocab]."""
         return self.lm_head(hidden)
+
+    def pick(self, logits: torch.Tensor, masks: Masks) -> Picks:
+        """Best allowed token and normalizer of each row; see `sampler.pick`."""
+        return pick(logits, masks)
 
     def _norm(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         return rms_norm(x, (x.shape[-1],), weight, self.spec.rms_eps)

@@ -41,7 +41,7 @@ class Engine:
         *,
         cache_tokens: int = 32768,
         max_context: int | None = None,
-        max_rows: int = 2048,
+        max_rows: int = 512,
         max_running: int = 256,
     ) -> None:
         self.model = model

@@ -11,9 +11,10 @@ from ..models import Model
 from .batch import Batch, build_batch
 from .decoder import TorchDecoder
 from .native import NativeDecoder, native_level, runs_natively
-from .sampler import apply_masks, check_logits, draw
+from .sampler import Masks, Picks, allowed, check_normalizers, draw
 from .scheduler import Chunk
 from .sequence import Sequence
+
 
 class Decoder(Protocol):
     """A model with its page pool."""
@@ -23,6 +24,9 @@ class Decoder(Protocol):
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """float32 [rows, hidden] → float32 [rows, vocab]."""
+
+    def pick(self, logits: torch.Tensor, masks: Masks) -> Picks:
+        """Best allowed token and log-sum-exp of each row of logits."""
 
 
 def make_decoder(model: Model, num_pages: int, max_context: int) -> Decoder:
@@ -60,25 +64,26 @@ class Runner:
 
     def _draw(self, drawing: list[tuple[Sequence, int]], hidden: torch.Tensor) -> None:
         logits = self.decoder.logits(hidden[[row for _, row in drawing]])
-        check_logits(logits)
-        normalizer = _normalizers(logits)
-        raw = logits.clone()
-        self._mask(logits, [sequence for sequence, _ in drawing])
+        masks = self._masks([sequence for sequence, _ in drawing])
+        tokens, normalizers = self.decoder.pick(logits, masks)
+        check_normalizers(normalizers)
         for i, (sequence, _) in enumerate(drawing):
-            token = draw(logits[i], sequence.request.sampling, len(sequence.tokens))
-            sequence.accept(token, float(raw[i, token] - normalizer[i]))
+            sampling, token = sequence.request.sampling, tokens[i]
+            if sampling.temperature:
+                visible = allowed(masks[i : i + 1], logits.shape[1])[0]
+                token = draw(logits[i].masked_fill(~visible, float("-inf")), sampling, len(sequence.tokens))
+            sequence.accept(token, float(logits[i, token]) - normalizers[i])
 
-    def _mask(self, logits: torch.Tensor, sequences: list[Sequence]) -> None:
-        constrained = [i for i, sequence in enumerate(sequences) if sequence.matcher is not None]
-        masks = np.empty((len(constrained), self._mask_words), dtype=np.int32)
-        for row, i in enumerate(constrained):
-            matcher = sequences[i].matcher
-            assert matcher is not None
-            matcher.mask_into(masks[row])
-        apply_masks(logits, masks, constrained)
-        for i, sequence in enumerate(sequences):
-            if getattr(sequence.step, "ignore_eos", False):
-                logits[i, sorted(sequence.vocabulary.tokenizer.eos_ids)] = float("-inf")
+    def _masks(self, sequences: list[Sequence]) -> Masks:
+        """What each sequence's grammar allows next; everything where there is none."""
+        masks = np.full((len(sequences), self._mask_words), -1, dtype=np.int32)
+        for row, sequence in zip(masks, sequences, strict=True):
+            if sequence.matcher is not None:
+                sequence.matcher.mask_into(row)
+            elif getattr(sequence.step, "ignore_eos", False):
+                for token in sequence.vocabulary.tokenizer.eos_ids:
+                    row[token // 32] &= ~np.int32(1 << token % 32) if token % 32 < 31 else np.int32(0x7FFFFFFF)
+        return masks
 
     def _deliver_scores(self, chunks: list[Chunk], first_row: list[int], hidden: torch.Tensor) -> None:
         wanted = [
@@ -90,12 +95,8 @@ class Runner:
         for begin in range(0, len(wanted), LOGIT_ROWS):
             part = wanted[begin : begin + LOGIT_ROWS]
             logits = self.decoder.logits(hidden[[row for _, _, row in part]])
-            check_logits(logits)
-            normalizer = _normalizers(logits)
+            everything = np.full((len(part), self._mask_words), -1, dtype=np.int32)
+            _, normalizers = self.decoder.pick(logits, everything)
+            check_normalizers(normalizers)
             for i, (sequence, position, _) in enumerate(part):
-                sequence.add_score(position, float(logits[i, sequence.pending_scores[position]] - normalizer[i]))
-
-
-def _normalizers(logits: torch.Tensor) -> list[torch.Tensor]:
-    """Log-sum-exp of each row, one by one: over a whole batch torch adds in an order that depends on the batch."""
-    return [row.logsumexp(dim=0) for row in logits]
+                sequence.add_score(position, float(logits[i, sequence.pending_scores[position]]) - normalizers[i])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -11,24 +14,33 @@ from .request import Sampling
 
 _BITS = torch.arange(32, dtype=torch.int32)
 
+Masks = NDArray[np.int32]
+"""Bit masks of allowed tokens, [rows, ceil(vocab / 32)], bit set = allowed."""
 
-def apply_masks(logits: torch.Tensor, masks: NDArray[np.int32], rows: list[int]) -> None:
-    """Set disallowed logits to -inf in place.
 
-    logits: float32 [batch, vocab]; masks: int32 [len(rows), ceil(vocab / 32)], bit set = allowed; rows: which batch rows.
-    """
-    if not rows:
-        return
+class Picks(NamedTuple):
+    """For each row of logits: the best allowed token, and the log-sum-exp over all tokens (natural log)."""
+
+    tokens: list[int]
+    normalizers: list[float]
+
+
+def pick(logits: torch.Tensor, masks: Masks) -> Picks:
+    """Greedy choice for float32 logits [rows, vocab]. The reference of the compiled decoder's `still_pick`."""
+    best = logits.masked_fill(~allowed(masks, logits.shape[1]), float("-inf")).argmax(dim=-1)
+    # Row by row: over a whole batch torch adds in an order that depends on the batch.
+    return Picks(best.tolist(), [float(row.logsumexp(dim=0)) for row in logits])
+
+
+def allowed(masks: Masks, vocab: int) -> torch.Tensor:
+    """Unpack bit masks to bool [rows, vocab]."""
     bits = (torch.from_numpy(masks)[:, :, None] >> _BITS).bitwise_and_(1).to(torch.bool)
-    allowed = bits.view(len(rows), -1)[:, : logits.shape[1]]
-    index = torch.tensor(rows)
-    logits[index] = logits[index].masked_fill_(~allowed, float("-inf"))
+    return bits.view(len(masks), -1)[:, :vocab]
 
 
-def check_logits(logits: torch.Tensor) -> None:
-    """Raise `EngineError` if a row (float32 [batch, vocab]) holds NaN or nothing finite."""
-    best = logits.amax(dim=-1)
-    if not bool(torch.isfinite(best).all()):
+def check_normalizers(normalizers: list[float]) -> None:
+    """Raise `EngineError` if logits were NaN or infinite, which shows in the log-sum-exp."""
+    if not all(map(math.isfinite, normalizers)):
         raise EngineError("the model produced logits that are not numbers: its weights are damaged or of another model")
 
 

@@ -7,7 +7,7 @@ typedef struct {
 } Softmax;
 
 /* S[16][64] = queries . keys, for one block of up to 4 pages. */
-static void block_scores(const bf16 *query, const bf16 *const *pages, int count, int dim, int queries, float *s) {
+static void vector_scores(const bf16 *query, const bf16 *const *pages, int count, int dim, int queries, float *s) {
     for (int p = 0; p < count; p++)
         for (int i = 0; i < queries; i += 4) {
             __m512 acc[4] = {_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps()};
@@ -21,7 +21,7 @@ static void block_scores(const bf16 *query, const bf16 *const *pages, int count,
 }
 
 /* acc[16][dim] += P[16][64] (bf16) . values. */
-static void block_values(const bf16 *weight, const bf16 *const *pages, int count, int dim, int queries, float *acc) {
+static void vector_values(const bf16 *weight, const bf16 *const *pages, int count, int dim, int queries, float *acc) {
     for (int i = 0; i < queries; i += 4)
         for (int d = 0; d < dim; d += 16) {
             __m512 sum[4];
@@ -36,6 +36,57 @@ static void block_values(const bf16 *weight, const bf16 *const *pages, int count
                 }
             for (int j = 0; j < 4; j++) _mm512_storeu_ps(acc + (i + j) * dim + d, sum[j]);
         }
+}
+
+#ifdef __AMX_BF16__
+/* The same with tiles: 16 queries at once, whether there are as many or not. */
+static void tile_scores(const bf16 *query, const bf16 *const *pages, int count, int dim, float *s) {
+    for (int p = 0; p < count; p++) {
+        _tile_zero(0);
+        for (int d = 0; d < dim; d += 32) {
+            _tile_loadd(4, query + d, dim * sizeof(bf16));
+            _tile_loadd(6, pages[p] + d * PAGE, 64);
+            _tile_dpbf16ps(0, 4, 6);
+        }
+        _tile_stored(0, s + p * PAGE, BLOCK * sizeof(float));
+    }
+}
+
+static void tile_values(const bf16 *weight, const bf16 *const *pages, int count, int dim, float *acc) {
+    for (int d = 0; d < dim; d += 32) {
+        _tile_loadd(0, acc + d, dim * sizeof(float));
+        _tile_loadd(1, acc + d + 16, dim * sizeof(float));
+        for (int p = 0; p < count; p++) {
+            _tile_loadd(5, weight + p * PAGE, BLOCK * sizeof(bf16));
+            _tile_loadd(7, pages[p] + d * 2, 2 * dim * sizeof(bf16));
+            _tile_dpbf16ps(0, 5, 7);
+            _tile_loadd(3, pages[p] + (d + 16) * 2, 2 * dim * sizeof(bf16));
+            _tile_dpbf16ps(1, 5, 3);
+        }
+        _tile_stored(0, acc + d, dim * sizeof(float));
+        _tile_stored(1, acc + d + 16, dim * sizeof(float));
+    }
+}
+#endif
+
+static void block_scores(const bf16 *query, const bf16 *const *pages, int count, int dim, int queries, float *s) {
+#ifdef __AMX_BF16__
+    if (dim % 32 == 0) {
+        tile_scores(query, pages, count, dim, s);
+        return;
+    }
+#endif
+    vector_scores(query, pages, count, dim, queries, s);
+}
+
+static void block_values(const bf16 *weight, const bf16 *const *pages, int count, int dim, int queries, float *acc) {
+#ifdef __AMX_BF16__
+    if (dim % 32 == 0) {
+        tile_values(weight, pages, count, dim, acc);
+        return;
+    }
+#endif
+    vector_values(weight, pages, count, dim, queries, acc);
 }
 
 /* Scores to weights: scale, hide keys beyond `last[i]`, update the running maximum and sum, rescale acc. */

@@ -27,7 +27,8 @@ enum { NONE, VNNI, VNNI_BF16, AMX };
 
 #define DECLARE(suffix)                                                              \
     void forward_##suffix(const Network *, const Step *, Workspace *, float *);      \
-    void logits_##suffix(const Network *, const float *, int, Workspace *, float *);
+    void logits_##suffix(const Network *, const float *, int, Workspace *, float *); \
+    void pick_##suffix(const float *, int, int, const uint32_t *, int32_t *, float *);
 DECLARE(amx)
 DECLARE(vnni_bf16)
 DECLARE(vnni)
@@ -35,7 +36,7 @@ DECLARE(vnni)
 static int tiles_allowed(void) {
     unsigned a, b, c, d;
     if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return 0;
-    if (!(d >> 24 & 1) || !(d >> 25 & 1)) return 0;
+    if (!(d >> 22 & 1) || !(d >> 24 & 1) || !(d >> 25 & 1)) return 0; /* AMX-BF16, AMX-TILE, AMX-INT8 */
     /* Linux hands out the tile registers on request: ARCH_REQ_XCOMP_PERM for XTILEDATA. */
     return syscall(SYS_arch_prctl, 0x1023, 18) == 0;
 }
@@ -60,8 +61,16 @@ API void still_logits(int level, const Network *net, const float *states, int ro
     else if (level == VNNI_BF16) logits_vnni_bf16(net, states, rows, w, out);
     else logits_vnni(net, states, rows, w, out);
 }
+API void still_pick(int level, const float *logits, int rows, int vocab, const uint32_t *mask, int32_t *best, float *normalizer) {
+    if (level == AMX) pick_amx(logits, rows, vocab, mask, best, normalizer);
+    else if (level == VNNI_BF16) pick_vnni_bf16(logits, rows, vocab, mask, best, normalizer);
+    else pick_vnni(logits, rows, vocab, mask, best, normalizer);
+}
 #else
 API int still_level(void) { return NONE; }
+API void still_pick(int level, const float *logits, int rows, int vocab, const uint32_t *mask, int32_t *best, float *normalizer) {
+    (void)level, (void)logits, (void)rows, (void)vocab, (void)mask, (void)best, (void)normalizer;
+}
 API void still_forward(int level, const Network *net, const Step *step, Workspace *w, float *out) {
     (void)level, (void)net, (void)step, (void)w, (void)out;
 }

@@ -24,10 +24,22 @@ static inline void store_bf16(bf16 *out, __m512 x) {
 }
 #endif
 
-#ifdef __AMX_INT8__
-static void prepare_thread(void) {
-    struct { uint8_t palette, start, reserved[14]; uint16_t bytes[16]; uint8_t rows[16]; } config = {.palette = 1};
+#ifdef __AMX_TILE__
+typedef struct { uint8_t palette, start, reserved[14]; uint16_t bytes[16]; uint8_t rows[16]; } TileConfig;
+
+/* Products: eight tiles of 16 rows of 64 bytes. */
+static void begin_products(void) {
+    TileConfig config = {.palette = 1};
     for (int i = 0; i < 8; i++) config.bytes[i] = 64, config.rows[i] = 16;
+    _tile_loadconfig(&config);
+}
+
+/* Attention: besides, weights of one page (tile 5: 16 keys) and values of one page (tiles 3 and 7: 8 pairs of tokens). */
+static void begin_attention(void) {
+    TileConfig config = {.palette = 1};
+    for (int i = 0; i < 8; i++) config.bytes[i] = 64, config.rows[i] = 16;
+    config.bytes[5] = 32;
+    config.rows[3] = config.rows[7] = 8;
     _tile_loadconfig(&config);
 }
 static void release_thread(void) { _tile_release(); }
@@ -62,7 +74,8 @@ static void block_product(const uint8_t *a, int64_t stride, const int8_t *b0, co
     _tile_stored(1, c[0] + TILE, 128);
 }
 #else
-static void prepare_thread(void) {}
+static void begin_products(void) {}
+static void begin_attention(void) {}
 static void release_thread(void) {}
 static void block_product(const uint8_t *a, int64_t stride, const int8_t *b0, const int8_t *b1, int in, int32_t (*c)[32], int rows) {
     for (int r = 0; r < rows; r += 8) {

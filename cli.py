@@ -215,9 +215,9 @@ def _inputs(program: Any) -> set[str]:
 
 def _present(file: Path, names: set[str]) -> list[str]:
     """The program's input fields that are columns of the file; which ones are missing is for compile to say."""
-    from .compiler.dataset import Dataset
+    from .compiler.readers import read_table
 
-    columns = Dataset.read(file, inputs=[]).columns
+    columns = read_table(file).columns
     found = [column for column in columns if column in names]
     if not found:
         raise DatasetError(f"{file} has columns {list(columns)}, none is an input of the program: {sorted(names)}")

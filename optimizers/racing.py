@@ -26,7 +26,8 @@ FLIPS = 20_000
 def race(program: Module, candidates: Sequence[Candidate], context: EvaluationContext) -> list[Standing]:
     """Run `candidates` against each other on dev; return their standings, best first.
 
-    Survivors have seen every dev example; a dropped one has seen some whole blocks. Ties go to the candidate with fewer
+    The first candidate is what the others are compared with in the report: it is never dropped. Survivors have seen every
+    dev example; a dropped one has seen some whole blocks. Ties go to the candidate with fewer
     demonstrations, then to the one named first.
     """
     order = list(range(len(context.dev)))
@@ -80,6 +81,8 @@ def _drop_beaten(
     scores = {i: [o.score for o in outcomes[i]] for i in alive}
     leader = max(alive, key=lambda i: (sum(scores[i]), -i))
     for i in alive:
+        if i == 0:
+            continue
         p = paired_p_value(scores[leader], scores[i], seed)
         if p < threshold:
             seen = len(scores[i])

@@ -103,7 +103,8 @@ def test_sampling_is_a_function_of_request_and_seed(engine):
     tokens = prompt(engine.model.tokenizer, 4, 20)
 
     def sample(seed, **kwargs):
-        return engine.generate(tokens, max_tokens=16, sampling=Sampling(temperature=1.0, seed=seed, **kwargs)).steps[0].tokens
+        sampling = Sampling(temperature=1.0, seed=seed, **kwargs)
+        return engine.generate(tokens, max_tokens=16, sampling=sampling).steps[0].tokens
 
     assert sample(1) == sample(1)
     assert len({sample(seed) for seed in range(6)}) > 1

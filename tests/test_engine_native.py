@@ -1,5 +1,6 @@
 """The compiled decoder: against the torch one, and bit for bit against itself in every arrangement."""
 
+from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
@@ -33,7 +34,7 @@ def tokens_of(seed, count):
 def run(decoder, sequence, *cuts):
     """Compute a sequence in chunks that end at `cuts`; return all hidden states."""
     bounds = [0, *cuts, len(sequence.tokens)]
-    chunks = [Chunk(sequence, a, b) for a, b in zip(bounds, bounds[1:], strict=False) if b > a]
+    chunks = [Chunk(sequence, a, b) for a, b in pairwise(bounds) if b > a]
     return torch.cat([decoder.forward(build_batch([chunk])) for chunk in chunks])
 
 

@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test lint types unit clean
+.PHONY: setup demo test lint types unit benchmark clean
 
 setup: $(STAMP)
 
@@ -28,6 +28,11 @@ types: setup
 
 unit: setup
 	$(BIN)/python -m pytest tests -q
+
+# Fills docs/benchmarks.md's table cell by cell; what was measured before is not measured again.
+benchmark: setup
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[benchmarks]"
+	$(BIN)/python benchmarks/engine.py
 
 clean:
 	rm -rf $(VENV) .typing build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,73 @@
+"""Benchmark cells: one (case, system) measurement each, in a process of its own, cached by content.
+
+A cell's script is run as `SCRIPT --cell CASE SYSTEM` and prints its metrics as one JSON object on its last line. The result
+is kept in .still/benchmarks under a digest of the script's sources, the case, the system and its version, so that a long
+table can be filled over several runs and a changed benchmark is measured anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+CACHE = Path(".still") / "benchmarks"
+TIMEOUT = 1800
+Row = dict[str, Any]
+
+
+def measure(script: Path, case: str, system: str, version: str, fresh: bool = False) -> Row:
+    """Return the row of a cell, from the cache or a new process; `metrics` holds `error` where it failed."""
+    sources = "".join(path.read_text("utf-8") for path in sorted(script.parent.glob("*.py")))
+    key = hashlib.sha256("\0".join((sources, case, system, version)).encode()).hexdigest()[:16]
+    file = CACHE / f"{script.stem}-{case}-{system}-{key}.json"
+    if file.is_file() and not fresh:
+        row: Row = json.loads(file.read_text("utf-8"))
+        return row
+    row = {"case": case, "system": system, "metrics": _run(script, case, system)}
+    if "error" not in row["metrics"]:
+        CACHE.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(row), "utf-8")
+    return row
+
+
+def _run(script: Path, case: str, system: str) -> dict[str, Any]:
+    command = [sys.executable, str(script), "--cell", case, system]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+    except subprocess.TimeoutExpired:
+        return {"error": f"took longer than {TIMEOUT} s"}
+    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    if done.returncode or not lines:
+        return {"error": (done.stderr.strip().splitlines() or ["no output"])[-1][:200]}
+    metrics: dict[str, Any] = json.loads(lines[-1])
+    return metrics
+
+
+def print_ratios(rows: Sequence[Row], ours: str, metric: str = "seconds") -> None:
+    """Print a table: per case the metric of each system, and how many times ours is better (less is better)."""
+    cells = {(row["case"], row["system"]): row["metrics"] for row in rows}
+    cases = list(dict.fromkeys(row["case"] for row in rows))
+    systems = list(dict.fromkeys(row["system"] for row in rows))
+    table = Table("case", *systems, *(f"{s} / {ours}" for s in systems if s != ours), box=None, pad_edge=False)
+    for case in cases:
+        mine = cells.get((case, ours), {}).get(metric)
+        values = [cells.get((case, s), {}).get(metric) for s in systems]
+        shown = ["-" if v is None else f"{v:.2f}" for v in values]
+        ratios = [
+            "-" if v is None or mine is None else f"{v / mine:.2f} x"
+            for s, v in zip(systems, values, strict=True)
+            if s != ours
+        ]
+        table.add_row(case, *shown, *ratios)
+    Console(width=140).print(table)
+    for row in rows:
+        if "error" in row["metrics"]:
+            print(f"{row['case']}, {row['system']}: {row['metrics']['error']}")

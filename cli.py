@@ -14,13 +14,18 @@ from rich.table import Table
 
 from .errors import DatasetError, StillError
 
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells have it."""
+
 app = typer.Typer(
     help="A compiler for language-model programs. Everything runs on this machine.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-output = Console(highlight=False)
+
+# On a pipe rich assumes 80 columns and folds tables: whoever reads a file or greps wants whole lines.
+output = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
 
 
 @app.command()
@@ -173,14 +178,16 @@ def ledger(
 
 def main() -> None:
     """Entry point: Still's own errors are messages, everything else is a traceback."""
+    errors = Console(stderr=True, highlight=False, soft_wrap=True)
     try:
         app()
     except StillError as error:
-        Console(stderr=True, highlight=False).print(f"error: {error}", markup=False)
+        errors.print(f"error: {error}", markup=False)
         sys.exit(1)
-    except KeyboardInterrupt:
-        Console(stderr=True).print("interrupted; what was computed is in the ledger: run the same command to go on")
-        sys.exit(130)
+    except SystemExit as stop:
+        if stop.code == INTERRUPTED:
+            errors.print("interrupted; what was computed is in the ledger: run the same command to go on")
+        raise
 
 
 def _named(path: str) -> Any:

@@ -62,3 +62,14 @@ def tiny_int8(tiny_model) -> Model:
         else:
             weights[name] = tensor
     return dataclasses.replace(tiny_model, name="tiny-int8", quantization="int8", weights=weights)
+
+
+@pytest.fixture(scope="session")
+def tiny_lm(tiny_int8):
+    """A still.LM on the tiny random model: real plans, grammars and pages, nonsense answers."""
+    from still import LM
+    from still.backends.engine import Engine
+
+    lm = LM("tiny-random-for-tests", cache_tokens=16384)
+    lm.local._engine = Engine(tiny_int8, cache_tokens=16384)
+    return lm

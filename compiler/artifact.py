@@ -49,10 +49,12 @@ class Artifact:
     def program(self, program: Module | None = None, *, allow_import: bool = False) -> Module:
         """Return the compiled program, without an LM. See `load`."""
         description = self.manifest["program"]
+        if program is None and description["kind"] == "module" and allow_import:
+            program = import_program(description)
         if program is None:
-            module = description["kind"] == "module"
-            program = import_program(description) if module and allow_import else rebuild(description)
-        check_same(description, program)
+            program = rebuild(description)
+        else:
+            check_same(description, program)
         return Candidate("artifact", "artifact", self.states).apply(program)
 
 
@@ -113,12 +115,13 @@ def read_artifact(path: str | Path) -> Artifact:
 def _sums(folder: Path) -> list[tuple[str, str]]:
     entries: list[tuple[str, str]] = []
     try:
-        lines = (folder / SUMS).read_text("utf-8").splitlines()
+        # Not splitlines(): it would take other control characters for line ends.
+        *lines, rest = (folder / SUMS).read_bytes().decode("utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ArtifactError(f"{folder}/{SUMS} cannot be read: {error}") from error
-    for line in lines:
+    for line in [*lines, rest] if rest else lines:
         digest, separator, name = line.partition("  ")
-        if not separator or len(digest) != 64:
+        if not separator or len(digest) != 64 or line is rest:
             raise ArtifactError(f"{folder}/{SUMS} has a malformed line {line!r}: the artifact is damaged")
         entries.append((digest, name))
     return entries

@@ -146,6 +146,11 @@ def _run(operation: Callable[[DuckDBPyConnection], T], connection: DuckDBPyConne
         return operation(connection)
     except duckdb.Error as error:
         raise LedgerError(f"{path}: {first_line(error)}") from error
+    except RuntimeError as error:
+        # What Ctrl-C becomes when it meets a running query: DuckDB clears the signal.
+        if "interrupted" in str(error):
+            raise KeyboardInterrupt from error
+        raise
 
 
 def _lock_of(key: str) -> threading.RLock:

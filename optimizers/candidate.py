@@ -13,6 +13,7 @@ from pydantic_core import to_jsonable_python
 
 from ..errors import SignatureError
 from ..signatures.bridge import Module
+from ..signatures.predict import plan_predictors
 from .nearest import NearestDemonstrations
 
 Demonstration = dict[str, Any]
@@ -65,11 +66,11 @@ class Candidate:
         return sum(state.nearest or len(state.demonstrations) for state in self.states.values())
 
     def apply(self, program: Module) -> Module:
-        """Return a copy of `program` in these states; `program` itself is not changed.
+        """Return a copy of `program` in these states, its plain DSPy predictors made Still's; `program` is not changed.
 
         Raises `SignatureError` if a state names a predictor the program does not have.
         """
-        variant = copy.deepcopy(program)
+        variant = plan_predictors(copy.deepcopy(program))
         predictors = dict(variant.named_predictors())
         for name, state in self.states.items():
             if name not in predictors:

@@ -14,6 +14,7 @@ from dspy.adapters import Adapter, ChatAdapter
 from dspy.adapters.types import History
 from dspy.adapters.types import Type as DspyType
 from dspy.adapters.types.tool import Tool
+from dspy.primitives.module import set_attribute_by_name
 from dspy.signatures.signature import SignatureMeta
 from dspy.utils.callback import with_callbacks
 from dspy.utils.exceptions import AdapterParseError
@@ -47,6 +48,7 @@ __all__ = [
     "context",
     "ensure_signature",
     "lm15",
+    "set_attribute_by_name",
     "settings",
     "with_callbacks",
 ]

@@ -9,7 +9,7 @@ from typing import Any, Generic, Never, TypeVar, cast, overload
 from pydantic.fields import FieldInfo
 
 from .adapter import PlanAdapter
-from .bridge import DspyChainOfThought, DspyPredict, context, settings
+from .bridge import DspyChainOfThought, DspyPredict, context, set_attribute_by_name, settings
 from .page import Page
 from .signature import Signature
 
@@ -101,3 +101,23 @@ class ChainOfThought(Page, DspyChainOfThought, Generic[S]):  # type: ignore[misc
     async def acall(self, **inputs: Any) -> S:
         """Like a call, without blocking the event loop."""
         return cast(S, await super().acall(**inputs))
+
+
+def plan_predictors(program: Any) -> Any:
+    """Make every plain dspy.Predict of `program` a `Predict`, so that it runs as a plan wherever it is called.
+
+    Works in place and returns the program (a new object if it is itself a plain predictor). Subclasses are left alone:
+    what they do is not known here.
+    """
+    if type(program) is DspyPredict:
+        return _as_plan(program)
+    for name, predictor in program.named_predictors():
+        if type(predictor) is DspyPredict:
+            set_attribute_by_name(program, name, _as_plan(predictor))
+    return program
+
+
+def _as_plan(predictor: Any) -> Any:
+    made: Any = Predict.__new__(Predict)
+    made.__dict__.update(predictor.__dict__)
+    return made

@@ -94,7 +94,8 @@ def test_every_candidate_and_example_is_a_row(tmp_path):
     result, _ = run(tmp_path, right_with_demonstrations)
     with still.Ledger(tmp_path / "ledger.duckdb") as ledger:
         _, rows = ledger.query(
-            "SELECT c.name, count(*) FROM candidates c JOIN evaluations e USING (candidate_id) WHERE split = 'dev' GROUP BY 1"
+            "SELECT c.name, count(*) FROM candidates c JOIN evaluations e USING (candidate_id) "
+            "WHERE split = 'dev' GROUP BY 1"
         )
     assert dict(rows) == {row.name: row.examples for row in result.report.rows}
 
@@ -223,7 +224,7 @@ def test_a_program_that_always_fails_stops_before_candidates_are_paid_for(tmp_pa
         raise ValueError("weights missing")
 
     lm = ScriptedLM(broken)
-    with pytest.raises(StillError, match="every one of 36 examples.*weights missing"):
+    with pytest.raises(StillError, match=r"every one of 36 examples.*weights missing"):
         still.compile(still.Predict(Sort), data(30), data(36, 100), lm=lm, progress=False, ledger=tmp_path / "l.duckdb")
     assert lm.calls == 36
 

@@ -502,3 +502,13 @@ def test_ready_queries(ledger):
     assert [(row["run_id"], row["calls"], row["seconds"]) for row in table("cost")] == [("r0", 0, 0.0), ("r1", 16, 4.0)]
     (run,) = table("runs")
     assert (run["run_id"], run["status"], run["candidates"], run["evaluations"]) == ("r1", "running", 2, 8)
+
+
+def test_ctrl_c_during_a_query_is_a_keyboard_interrupt(tmp_path):
+    """DuckDB turns the signal into a RuntimeError of its own; callers must see what the user did."""
+
+    def interrupted(connection):
+        raise RuntimeError("Query interrupted")
+
+    with pytest.raises(KeyboardInterrupt):
+        ledger_file._run(interrupted, duckdb.connect(), tmp_path / "ledger.duckdb")

@@ -1,0 +1,158 @@
+"""The command line as a shell sees it."""
+
+import json
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+import still
+from still.cli import app
+from typer.testing import CliRunner
+
+COMMANDS = ("demo", "pull", "compile", "run", "explain", "ledger")
+PROGRAM = """
+    import still
+    from typing import Literal
+
+    class Sort(still.Signature):
+        '''Is the mood of the text good or bad?'''
+        text: str = still.Input()
+        mood: Literal["good", "bad"] = still.Output()
+
+    def sorter():
+        return still.Predict(Sort)
+"""
+
+
+def shell(*arguments, cwd=None, check=0):
+    done = subprocess.run([sys.executable, "-m", "still.cli", *map(str, arguments)], capture_output=True, text=True, cwd=cwd)
+    assert done.returncode == check, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """A program compiled from the command line, with its folder."""
+    folder = tmp_path_factory.mktemp("cli")
+    (folder / "program.py").write_text(textwrap.dedent(PROGRAM))
+    moods = [("what a lovely day", "good"), ("this is awful", "bad"), ("I love it", "good"), ("terrible, really", "bad")]
+    lines = [json.dumps({"text": f"{text} {i}", "mood": mood}) for i in range(5) for text, mood in moods]
+    (folder / "data.jsonl").write_text("\n".join(lines))
+    done = shell("compile", "program.py:sorter", "data.jsonl", "-o", "mood.still", cwd=folder)
+    return folder, done.stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_an_example(command):
+    result = CliRunner().invoke(app, [command, "--help"])
+    assert result.exit_code == 0
+    assert f"still {command}" in result.output
+
+
+def test_version_of_the_help_lists_every_command():
+    result = CliRunner().invoke(app, ["--help"])
+    assert all(command in result.output for command in COMMANDS)
+
+
+@pytest.mark.model
+def test_compile_prints_the_report_and_saves(compiled):
+    folder, output = compiled
+    assert "baseline" in output
+    assert "winner:" in output
+    assert "saved mood.still" in output
+    assert (folder / "mood.still" / "SHA256SUMS").is_file()
+
+
+@pytest.mark.model
+def test_run_answers_one_json_line_per_input(compiled):
+    folder, _ = compiled
+    one = shell("run", "mood.still", '{"text": "so good"}', cwd=folder)
+    assert json.loads(one.stdout)["mood"] in ("good", "bad")
+    many = shell("run", "mood.still", "data.jsonl", cwd=folder)
+    assert len([json.loads(line) for line in many.stdout.splitlines()]) == 20
+
+
+@pytest.mark.model
+def test_explain_shows_the_prompt_of_program_and_artifact(compiled):
+    folder, _ = compiled
+    artifact = shell("explain", "mood.still", cwd=folder).stdout
+    assert "one of: good, bad" in artifact
+    assert "compiled for smollm2-135m" in artifact
+    program = shell("explain", "program.py:sorter", cwd=folder).stdout
+    assert "Is the mood of the text good or bad?" in program
+
+
+@pytest.mark.model
+def test_ledger_answers_ready_queries_and_sql(compiled):
+    folder, _ = compiled
+    assert "cost" in shell("ledger", cwd=folder).stdout
+    assert "finished" in shell("ledger", "runs", cwd=folder).stdout
+    assert "n\n" in shell("ledger", "SELECT count(*) AS n FROM runs", cwd=folder).stdout
+    assert "read-only" in shell("ledger", "DELETE FROM runs", cwd=folder, check=1).stderr
+
+
+@pytest.mark.model
+def test_ctrl_c_says_how_to_go_on(compiled):
+    folder, _ = compiled
+    command = [sys.executable, "-m", "still.cli", "compile", "program.py:sorter", "data.jsonl", "-o", "b.still"]
+    process = subprocess.Popen(
+        [*command, "--seed", "3", "--ledger", "other.duckdb"], cwd=folder, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    deadline = time.time() + 60
+    while not (folder / "other.duckdb").exists() and time.time() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "in the ledger" in errors
+    with still.Ledger(folder / "other.duckdb") as ledger:
+        assert [run.status for run in ledger.runs()] in ([], ["interrupted"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("run", "nothing.still", "{}"), "not an artifact"),
+        (("compile", "nothing.py:x", "data.csv", "-o", "x"), "there is no file 'nothing.py'"),
+        (("ledger", "runs"), "there is no ledger"),
+        (("pull", "no-such-model"), "no-such-model"),
+        (("explain", "nothing"), "not an artifact"),
+    ],
+)
+def test_mistakes_are_one_line_and_status_1(tmp_path, arguments, message):
+    done = shell(*arguments, cwd=tmp_path, check=1)
+    assert done.stderr.startswith("error: ")
+    assert message in done.stderr
+
+
+def test_a_file_without_the_programs_inputs_is_refused(tmp_path):
+    (tmp_path / "program.py").write_text(textwrap.dedent(PROGRAM))
+    (tmp_path / "data.csv").write_text("body,mood\nhello,good\n")
+    done = shell("compile", "program.py:sorter", "data.csv", "-o", "x", cwd=tmp_path, check=1)
+    assert "none is an input of the program" in done.stderr
+
+
+@pytest.mark.model
+def test_the_demo_on_a_few_rows_prints_what_it_promises(tmp_path, monkeypatch, capsys):
+    """The whole demo, on 60 of its messages: baseline, compiled, artifact, and answers from a second process."""
+    from still.programs import helpdesk
+
+    small = tmp_path / "small.csv"
+    rows = still.Dataset.read(helpdesk.DATA, inputs=["message"]).sample(60, seed=1)
+    small.write_text("message,team,urgency,order_id\n")
+    with small.open("a", newline="") as file:
+        import csv
+
+        csv.writer(file).writerows([e.message, e.team, e.urgency, e.order_id or ""] for e in rows)
+    monkeypatch.setattr(helpdesk, "DATA", small)
+    summary = helpdesk.run_demo(tmp_path / "out")
+    assert set(summary) == {"baseline", "compiled", "test_size", "seconds", "artifact"}
+    assert set(summary["baseline"]) == set(summary["compiled"]) == {"team", "urgency", "order_id"}
+    assert summary["test_size"] == 18
+    printed = capsys.readouterr().out
+    assert printed.count('"team"') == 3, "three new messages are answered"

@@ -1,0 +1,174 @@
+"""Which demonstrations are proposed, and which are nearest."""
+
+import copy
+import threading
+from typing import Literal
+
+import bm25s
+import dspy
+import pytest
+import still
+from still.errors import SignatureError
+from still.optimizers.candidate import Candidate, PredictorState, current_state
+from still.optimizers.context import Outcome, PredictorTrace, Rollout
+from still.optimizers.demonstrations import Demonstrations
+from still.optimizers.nearest import NearestDemonstrations
+
+
+class Sort(still.Signature):
+    """Sort."""
+
+    item: str = still.Input()
+    bin: Literal["glass", "paper", "metal"] = still.Output()
+
+
+BINS = ["glass", "paper", "metal"]
+EXAMPLES = [still.Example(item=f"item {i}", bin=BINS[0 if i < 24 else i % 3]).with_inputs("item") for i in range(30)]
+
+
+class Context:
+    """Scores a candidate by what it shows, and remembers what it was asked."""
+
+    def __init__(self, train=EXAMPLES, rollouts=(), inputs=("item",)):
+        self.train, self.dev, self.seed = train, EXAMPLES[:20], 0
+        self.input_fields = frozenset(inputs)
+        self.seen: dict[str, Candidate] = {}
+        self._rollouts = list(rollouts)
+
+    def expect(self, examples): ...
+
+    def evaluate(self, program, candidate, indices):
+        self.seen[candidate.name] = candidate
+        return [Outcome(0.5)] * len(indices)
+
+    def rollouts(self, program, candidate, indices):
+        return self._rollouts
+
+
+BASELINE = Candidate("baseline", "baseline")
+
+
+def propose(program, context):
+    result = Demonstrations().run(program, BASELINE, context)
+    assert result.winner is BASELINE, "all score the same: the simplest stays"
+    return result, context.seen
+
+
+def test_labelled_draws_show_rare_labels_too():
+    _, seen = propose(still.Predict(Sort), Context())
+    for name in ("labelled-4a", "labelled-4b", "labelled-8a", "labelled-8b"):
+        shown = [d["bin"] for d in seen[name].states["self"].demonstrations]
+        assert set(shown) == set(BINS), "24 of 30 examples are glass; a blind draw would show little else"
+    assert seen["labelled-4a"].digest != seen["labelled-4b"].digest
+
+
+def test_only_perfect_traces_become_demonstrations():
+    def rollout(i, score):
+        trace = (PredictorTrace("self", {"item": f"item {i}"}, {"bin": "paper"}),)
+        return Rollout(EXAMPLES[i], score, trace)
+
+    context = Context(rollouts=[rollout(1, 1.0), rollout(2, 0.5), rollout(3, 1.0), rollout(4, 0.0)])
+    _, seen = propose(still.Predict(Sort), context)
+    shown = seen["bootstrapped-4"].states["self"].demonstrations
+    assert {d["item"] for d in shown} == {"item 1", "item 3"}
+
+
+def test_without_a_passing_trace_the_report_says_so():
+    result, seen = propose(still.Predict(Sort), Context(rollouts=[Rollout(EXAMPLES[0], 0.0, ())]))
+    assert not any(name.startswith("bootstrapped") for name in seen)
+    assert any("passed the metric" in note for note in result.notes)
+
+
+def test_a_predictor_fed_by_another_gets_no_labelled_examples():
+    class Chain(dspy.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = dspy.Predict("item -> hint")
+            self.second = dspy.Predict("hint -> bin")
+
+    result, seen = propose(Chain(), Context())
+    assert not any(name.startswith(("labelled", "nearest")) for name in seen)
+    assert any("left out" in note for note in result.notes)
+
+
+def test_reasoning_comes_along_from_traces():
+    trace = (PredictorTrace("predict", {"item": "item 1"}, {"reasoning": "it shines", "bin": "metal"}),)
+    _, seen = propose(still.ChainOfThought(Sort), Context(rollouts=[Rollout(EXAMPLES[1], 1.0, trace)]))
+    (demonstration,) = seen["bootstrapped-4"].states["predict"].demonstrations
+    assert demonstration == {"item": "item 1", "reasoning": "it shines", "bin": "metal"}
+
+
+POOL = [{"text": t, "label": str(i)} for i, t in enumerate(
+    ["the red lamp flickers", "my lamp is red", "where is the parcel", "parcel lost in the post", "refund the red lamp"]
+)]  # fmt: skip
+
+
+def test_the_nearest_come_in_bm25_order_closest_last():
+    chosen = NearestDemonstrations(POOL, 3).select({"text": "red lamp"})
+    index = bm25s.BM25()
+    index.index(bm25s.tokenize([d["text"] for d in POOL], show_progress=False), show_progress=False)
+    scores = index.get_scores(["red", "lamp"])
+    best = sorted(range(5), key=lambda i: (-scores[i], i))[:3]
+    assert [d["label"] for d in chosen] == [str(i) for i in reversed(best)]
+
+
+def test_an_example_never_sees_itself():
+    chosen = NearestDemonstrations(POOL, 5).select({"text": "my lamp is red"})
+    assert [d["label"] for d in chosen if d["text"] == "my lamp is red"] == []
+    assert len(chosen) == 4
+
+
+@pytest.mark.parametrize("text", ["", "   ", "???", "的 是", "zzzz qqqq", "x" * 10000])
+def test_inputs_without_known_words_still_get_demonstrations(text):
+    assert len(NearestDemonstrations(POOL, 2).select({"text": text})) == 2
+
+
+def test_a_pool_behaves_as_the_list_it_is():
+    pool = NearestDemonstrations(POOL, 2)
+    twin = copy.deepcopy(pool)
+    assert list(twin) == POOL
+    assert twin.count_per_input == 2
+    assert twin.select({"text": "red lamp"}) == pool.select({"text": "red lamp"})
+    predictor = still.Predict("text -> label")
+    predictor.demos = pool
+    assert current_state(predictor) == PredictorState(tuple(POOL), 2, predictor.signature.instructions)
+
+
+def test_many_threads_choose_the_same():
+    pool = NearestDemonstrations(POOL * 50, 3)
+    results = []
+    threads = [threading.Thread(target=lambda: results.append(pool.select({"text": "lost parcel"}))) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 16
+    assert all(result == results[0] for result in results)
+
+
+def test_a_candidate_applies_to_a_copy_and_names_what_it_misses():
+    program = still.Predict(Sort)
+    state = PredictorState(({"item": "x", "bin": "glass"},), None, "New instructions.")
+    variant = Candidate("c", "test", {"self": state}).apply(program)
+    assert variant.signature.instructions == "New instructions."
+    assert len(variant.demos) == 1
+    assert program.demos == []
+    with pytest.raises(SignatureError, match=r"'other'.*self"):
+        Candidate("c", "test", {"other": state}).apply(program)
+
+
+def test_equal_candidates_have_equal_digests_whatever_they_are_called():
+    state = PredictorState(({"item": "x", "bin": "glass"},))
+    one, two = Candidate("one", "a", {"self": state}), Candidate("two", "b", {"self": state})
+    assert one.digest == two.digest
+    again = Candidate("c", "a", {"self": PredictorState.from_json(state.to_json())})
+    assert again.digest == one.digest
+    assert Candidate("d", "a", {"self": PredictorState(state.demonstrations, 4)}).digest != one.digest
+
+
+def test_plain_dspy_predictors_become_plans():
+    program = dspy.ChainOfThought("question -> answer")
+    variant = BASELINE.apply(program)
+    assert type(variant.predict) is still.Predict
+    assert type(program.predict) is dspy.Predict
+    assert type(BASELINE.apply(dspy.Predict("a -> b"))) is still.Predict

@@ -19,7 +19,7 @@ from .canonical import digest
 from .context import CompileContext
 from .dataset import Dataset
 from .evaluation import Evaluator
-from .identity import model_digest, program_digest
+from .identity import model_digest, program_digest, sampling_settings, weights_digest
 from .ledger import Ledger, RunRow
 from .ledger_rows import now
 from .metrics import Metric, as_metric
@@ -185,7 +185,12 @@ class _Job:
         )
         compiled = winner.apply(self.program)
         compiled.set_lm(self.lm)
-        model = {"name": _name(self.lm), "digest": model_digest(self.lm), **_local_settings(self.lm)}
+        model = {
+            "name": _name(self.lm),
+            "digest": weights_digest(self.lm),
+            "sampling": sampling_settings(self.lm),
+            "local": self.lm.local.to_json() if isinstance(self.lm, LM) else None,
+        }
         return Result(compiled, report, winner, model, {"train": self.train.digest, "dev": self.dev.digest})
 
     def _leakage(self) -> tuple[str, ...]:
@@ -257,6 +262,3 @@ def _verdict(standing: Standing, winner: Candidate) -> str:
 def _name(lm: Any) -> str:
     return lm.local.model if isinstance(lm, LM) else str(lm.model)
 
-
-def _local_settings(lm: Any) -> dict[str, Any]:
-    return lm.local.to_json() if isinstance(lm, LM) else {}

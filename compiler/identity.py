@@ -23,13 +23,22 @@ def program_digest(program: Module) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
-def model_digest(lm: Any) -> str:
-    """Identity of an LM: the weights' digest for a local model, name and settings for any other dspy.LM."""
+def weights_digest(lm: Any) -> str:
+    """Identity of the model behind an LM: weights and quantization of a local one, the name of any other dspy.LM."""
     digest = getattr(lm, "digest", None)
-    if isinstance(digest, str):
-        settings = {k: v for k, v in sorted(lm.kwargs.items()) if v is not None}
-        return f"{digest}{settings or ''}"
-    return f"{lm.model} {sorted((k, str(v)) for k, v in lm.kwargs.items() if 'key' not in k)}"
+    return digest if isinstance(digest, str) else str(lm.model)
+
+
+def model_digest(lm: Any) -> str:
+    """Identity of what answers: the model and the LM's default sampling settings."""
+    settings = sampling_settings(lm)
+    return f"{weights_digest(lm)} {settings}" if settings else weights_digest(lm)
+
+
+def sampling_settings(lm: Any) -> dict[str, Any]:
+    """The settings an LM was made with that change its answers; keys and addresses are not among them."""
+    secret = ("key", "base", "url", "header")
+    return {k: v for k, v in sorted(lm.kwargs.items()) if v is not None and not any(part in k for part in secret)}
 
 
 def _source(kind: type) -> str:

@@ -9,7 +9,7 @@ from ..backends.lm import LM
 from ..errors import ArtifactError
 from ..signatures.bridge import Module
 from .artifact import Artifact, read_artifact
-from .identity import model_digest
+from .identity import weights_digest
 
 
 def load(path: str | Path, program: Module | None = None, *, lm: Any = None, allow_import: bool = False) -> Module:
@@ -25,9 +25,10 @@ def load(path: str | Path, program: Module | None = None, *, lm: Any = None, all
     compiled = artifact.program(program, allow_import=allow_import)
     lm = lm if lm is not None else _recorded_lm(artifact)
     recorded = artifact.manifest["model"]
-    if model_digest(lm) != recorded["digest"]:
+    found = weights_digest(lm)
+    if found != recorded["digest"]:
         raise ArtifactError(
-            f"{path} was compiled for {recorded['name']} ({recorded['digest'][:12]}…), this LM is {model_digest(lm)[:12]}…: "
+            f"{path} was compiled for {recorded['name']} ({recorded['digest'][:12]}…), this LM is {found[:12]}…: "
             "prompts do not carry over between models, compile again for this one"
         )
     compiled.set_lm(lm)
@@ -36,11 +37,6 @@ def load(path: str | Path, program: Module | None = None, *, lm: Any = None, all
 
 def _recorded_lm(artifact: Artifact) -> LM:
     model = artifact.manifest["model"]
-    if "quantization" not in model:
+    if model["local"] is None:
         raise ArtifactError(f"{artifact.path} was compiled for {model['name']}, which is not a local model: pass lm=")
-    return LM(
-        model["model"],
-        quantization=model["quantization"],
-        cache_tokens=model["cache_tokens"],
-        max_context=model["max_context"],
-    )
+    return LM(**model["local"], **model["sampling"])

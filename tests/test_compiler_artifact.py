@@ -171,6 +171,19 @@ def test_another_model_is_refused(saved):
         still.load(saved, lm=ScriptedLM(right, name="other"))
 
 
+def test_the_lms_sampling_settings_travel_along(tmp_path, monkeypatch):
+    lm = ScriptedLM(right)
+    lm.kwargs["temperature"] = 0.7
+    result = still.compile(still.Predict(Order), rows(4), rows(4), lm=lm, level="O0", progress=False,
+                           ledger=tmp_path / "ledger.duckdb")  # fmt: skip
+    path = result.save(tmp_path / "a")
+    manifest = json.loads((path / "manifest.json").read_text())
+    assert manifest["model"]["sampling"] == {"temperature": 0.7}
+    assert still.load(path, lm=ScriptedLM(right)).lm.kwargs["temperature"] is None, "an LM that is given is taken as it is"
+    monkeypatch.setattr("still.compiler.load.weights_digest", lambda lm: manifest["model"]["digest"])
+    assert still.load(path).lm.kwargs["temperature"] == 0.7
+
+
 def test_fields_that_differ_are_named(saved, lm):
     class Other(still.Signature):
         """Read the order."""

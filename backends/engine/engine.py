@@ -99,8 +99,13 @@ class Engine:
 
     @property
     def stats(self) -> Stats:
-        """A copy of the counters."""
-        return replace(self._stats)
+        """A copy of the counters, with the state of the cache as it is now (or was a moment ago: nothing is locked)."""
+        pool = self._scheduler.pool
+        filled = [page.filled for page in pool.pages if page.references]
+        wasted = 1.0 - sum(filled) / (len(filled) * PAGE_SIZE) if filled else 0.0
+        return replace(
+            self._stats, pages_used=len(filled), pages_cached=pool.num_cached, wasted_fraction=wasted
+        )
 
     def close(self) -> None:
         """Stop after the current step; unfinished requests fail with `CancelledError`. Idempotent."""
@@ -188,16 +193,12 @@ class Engine:
             sequence.future.set_result(sequence.result())
 
     def _count(self, rows: int, drawing: int, seconds: float) -> None:
-        stats, pool = self._stats, self._scheduler.pool
+        stats = self._stats
         stats.steps += 1
         stats.decoded_tokens += drawing
         stats.prefilled_tokens += rows - drawing
         stats.busy_seconds += seconds
         stats.preemptions = self._scheduler.preemptions
-        stats.pages_used, stats.pages_cached = pool.num_used, pool.num_cached
-        used = [page for page in pool.pages if page.references]
-        slots = len(used) * PAGE_SIZE
-        stats.wasted_fraction = 1.0 - sum(page.filled for page in used) / slots if slots else 0.0
 
     def _fail_all(self, error: Exception) -> None:
         """Fail every request and start over with an empty cache: a step that broke may have left it half written."""

@@ -23,4 +23,4 @@ class Stats:
     pages_used: int = 0
     pages_cached: int = 0
     wasted_fraction: float = 0.0
-    """Share of the slots of used pages that hold nothing, at the last step."""
+    """Share of the slots of used pages that hold nothing."""

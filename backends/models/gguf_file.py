@@ -171,6 +171,12 @@ def _read_spec(header: GGUFHeader, rope_factors: np.ndarray[Any, Any] | None) ->
         attention_bias="blk.0.attn_q.bias" in header.tensors,
         qk_norm=architecture == "qwen3",
         sliding_window=meta.integer("attention.sliding_window") if meta.get("attention.sliding_window") else None,
+        full_attention_every=0,
+        local_rope_theta=None,
+        activation="silu",
+        post_norms=False,
+        embed_scale=1.0,
+        attention_scale=head_dim**-0.5,
     )
 
 

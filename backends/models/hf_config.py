@@ -37,6 +37,7 @@ def read_spec(path: Path, config: dict[str, Any], has_lm_head: bool) -> DecoderS
         raise reader.wrong("hidden_act", "only 'silu' is supported")
     hidden, heads = reader.integer("hidden_size"), reader.integer("num_attention_heads")
     qwen3 = architecture == "qwen3"
+    head_dim = reader.integer("head_dim", 128 if qwen3 else hidden // heads)
     theta, scaling = reader.rope()
     return DecoderSpec(
         architecture=architecture,
@@ -46,7 +47,7 @@ def read_spec(path: Path, config: dict[str, Any], has_lm_head: bool) -> DecoderS
         num_layers=reader.integer("num_hidden_layers"),
         num_heads=heads,
         num_kv_heads=reader.integer("num_key_value_heads", heads),
-        head_dim=reader.integer("head_dim", 128 if qwen3 else hidden // heads),
+        head_dim=head_dim,
         rms_eps=reader.number("rms_norm_eps", 1e-6),
         rope_theta=theta,
         rope_scaling=scaling,
@@ -55,6 +56,12 @@ def read_spec(path: Path, config: dict[str, Any], has_lm_head: bool) -> DecoderS
         attention_bias=architecture == "qwen2" or bool(config.get("attention_bias", False)),
         qk_norm=qwen3,
         sliding_window=reader.window(),
+        full_attention_every=0,
+        local_rope_theta=None,
+        activation="silu",
+        post_norms=False,
+        embed_scale=1.0,
+        attention_scale=head_dim**-0.5,
     )
 
 

@@ -60,7 +60,7 @@ def layer_tensors(checkpoint: Checkpoint, layer: int, quantization: Quantization
             tensors[f"{prefix}{name}.q"], tensors[f"{prefix}{name}.scale"] = quantize_rows(matrix)
         else:
             tensors[prefix + name] = matrix
-    for name in ("attn_norm", "mlp_norm", "q_norm", "k_norm"):
+    for name in ("attn_norm", "mlp_norm", "q_norm", "k_norm", "attn_post_norm", "mlp_post_norm"):
         if prefix + name in present:
             tensors[prefix + name] = _finite(checkpoint, prefix + name)
     if checkpoint.spec.attention_bias:
@@ -84,6 +84,7 @@ def layout(spec: DecoderSpec, quantization: Quantization) -> Iterator[tuple[str,
         ]
         vectors += [(prefix + "attn_norm", hidden), (prefix + "mlp_norm", hidden)]
         vectors += [(prefix + "qkv.bias", qkv)] if spec.attention_bias else []
+        vectors += [(prefix + name, hidden) for name in ("attn_post_norm", "mlp_post_norm") if spec.post_norms]
         vectors += [(prefix + name, spec.head_dim) for name in ("q_norm", "k_norm") if spec.qk_norm]
     yield "embed", (spec.vocab_size, hidden), "bfloat16" if quantization == "int8" else "float32"
     if quantization == "int8" or not spec.tie_embeddings:

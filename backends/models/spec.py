@@ -8,16 +8,20 @@ from typing import Any
 
 from ...errors import ModelError
 
-ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3")
+ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3", "gemma3")
+ACTIVATIONS = ("silu", "gelu_tanh")
 ROPE_TYPES = ("linear", "llama3", "yarn")
 
 
 @dataclass(frozen=True)
 class DecoderSpec:
-    """A decoder-only transformer: RMSNorm, rotary positions ("rotate half"), gated SiLU feed-forward.
+    """A decoder-only transformer: RMSNorm, rotary positions ("rotate half"), gated feed-forward.
 
     `rope_scaling` is None or has the keys of a Hugging Face `rope_scaling` with `rope_type` one of `ROPE_TYPES`.
-    `attention_bias` is about q, k and v only. `sliding_window` counts tokens and holds for every layer.
+    `attention_bias` is about q, k and v only. `sliding_window` counts tokens, a query's own included; it holds for every
+    layer but each `full_attention_every`-th (0: for every layer). Windowed layers turn by `local_rope_theta`, unscaled,
+    where it is given. `post_norms`: what attention and feed-forward give is normed too before it is added (Gemma).
+    Embeddings are multiplied by `embed_scale`, scores by `attention_scale`.
     """
 
     architecture: str
@@ -36,6 +40,12 @@ class DecoderSpec:
     attention_bias: bool
     qk_norm: bool
     sliding_window: int | None
+    full_attention_every: int
+    local_rope_theta: float | None
+    activation: str
+    post_norms: bool
+    embed_scale: float
+    attention_scale: float
 
     def __post_init__(self) -> None:
         if self.architecture not in ARCHITECTURES:
@@ -44,7 +54,12 @@ class DecoderSpec:
             )
         for name in _POSITIVE_INTS:
             self._require(name, isinstance(getattr(self, name), int) and getattr(self, name) > 0, "a positive integer")
-        for name in ("rms_eps", "rope_theta"):
+        self._require("activation", self.activation in ACTIVATIONS, f"one of {', '.join(ACTIVATIONS)}")
+        every = self.full_attention_every
+        self._require("full_attention_every", isinstance(every, int) and every >= 0, "a whole number")
+        if self.local_rope_theta is not None:
+            self._require("local_rope_theta", 0 < self.local_rope_theta < math.inf, "a positive number or None")
+        for name in ("rms_eps", "rope_theta", "embed_scale", "attention_scale"):
             value = getattr(self, name)
             self._require(name, isinstance(value, float) and math.isfinite(value) and value > 0, "a positive number")
         self._require("head_dim", self.head_dim % 2 == 0, "even (rotary positions turn pairs)")
@@ -62,6 +77,11 @@ class DecoderSpec:
     def _require(self, name: str, holds: bool, what: str) -> None:
         if not holds:
             raise ModelError(f"{name} = {getattr(self, name)!r} must be {what}: the model's configuration is damaged")
+
+    def window(self, layer: int) -> int | None:
+        """How many tokens a query of this layer sees, itself included; None: all before it."""
+        every = self.full_attention_every
+        return None if every and (layer + 1) % every == 0 else self.sliding_window
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -93,6 +113,8 @@ class DecoderSpec:
             shapes |= {"q.bias": (q,), "k.bias": (kv,), "v.bias": (kv,)}
         if self.qk_norm:
             shapes |= {"q_norm": (d,), "k_norm": (d,)}
+        if self.post_norms:
+            shapes |= {"attn_post_norm": (hidden,), "mlp_post_norm": (hidden,)}
         return {f"layers.{layer}.{name}": shape for name, shape in shapes.items()}
 
     def outer_shapes(self) -> dict[str, tuple[int, ...]]:

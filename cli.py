@@ -47,7 +47,7 @@ def demo(
 @app.command()
 def pull(
     model: Annotated[str, typer.Argument(help="Short name, hub id, folder or GGUF file.")] = "smollm2-135m",
-    quantization: Annotated[str, typer.Option(help="int8 or fp32.")] = "int8",
+    quantization: Annotated[str, typer.Option(help="int8, int4, bf16 or fp32.")] = "int8",
 ) -> None:
     """Fetch a model and convert it, so that the first call does not have to.
 

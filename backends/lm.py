@@ -13,11 +13,12 @@ from ..signatures.bridge import LM as DspyLM
 from ..signatures.executor import Completion, Sampling, Usage
 from ..signatures.plan import Decode, Plan, Text
 from .chat import AsyncChatEngine, ChatEngine
-from .local import LocalModel, Quantization
+from .local import LocalModel
 from .meter import count_call
 
 if TYPE_CHECKING:
     from .engine import Request, Result
+    from .models import Quantization
 
 DEFAULT_MODEL = "smollm2-135m"
 MAX_ATTEMPTS = 3
@@ -29,7 +30,7 @@ class LM(DspyLM):  # type: ignore[misc]  # dspy ships no types
     """A language model that runs in this process.
 
     model: a short name (`smollm2-135m`), a hub id, a folder with safetensors, or a GGUF file.
-    quantization: "int8" or "fp32". cache_tokens: size of the KV cache shared by all calls, in tokens.
+    quantization: "int8", "int4", "bf16" or "fp32". cache_tokens: size of the KV cache shared by all calls, in tokens.
     Nothing is loaded before the first call. LMs with the same settings share one engine.
     """
 

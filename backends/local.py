@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from .prompt import Prompter
 
 if TYPE_CHECKING:
     from .engine import Engine
-
-Quantization = Literal["int8", "fp32"]
+    from .models import Quantization
 
 
 class LocalModel:

@@ -54,9 +54,17 @@ class AttentionPlan:
     groups: list[SharedGroup]
 
 
-def plan_attention(batch: Batch) -> AttentionPlan:
-    """Turn a batch's shared runs and private pages into index tensors."""
-    return AttentionPlan(list(_buckets(batch.parts)), [_group(run) for run in batch.runs])
+def plan_attention(batch: Batch, window: int | None = None) -> AttentionPlan:
+    """Turn a batch's shared runs and private pages into index tensors.
+
+    With a `window`, each row sees only that many keys, its own included; every part is then attended on its own, since
+    rows that share a prefix see different ends of it.
+    """
+    if window is not None:
+        return AttentionPlan(list(_buckets([_visible(part, window) for part in batch.parts], window)), [])
+    # Never empty: shared pages were computed before a chunk's rows, so the page of its first row is private.
+    private = [(p, np.arange(p.covered * PAGE_SIZE, p.chunk.stop, dtype=np.int64)) for p in batch.parts]
+    return AttentionPlan(list(_buckets(private, None)), [_group(run) for run in batch.runs])
 
 
 def attend(q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, plan: AttentionPlan, scale: float) -> torch.Tensor:
@@ -118,19 +126,20 @@ def _group(run: SharedRun) -> SharedGroup:
     return SharedGroup(torch.from_numpy(np.concatenate(rows)), torch.from_numpy(slots))
 
 
-def _buckets(parts: list[Part]) -> Iterator[Bucket]:
+def _visible(part: Part, window: int) -> tuple[Part, Ints]:
+    return part, np.arange(max(0, part.chunk.start - window + 1), part.chunk.stop, dtype=np.int64)
+
+
+def _buckets(sized: list[tuple[Part, Ints]], window: int | None) -> Iterator[Bucket]:
     """Pad chunks of like size together: sizes within a power of two of each other, bounded in area."""
-    # Never empty: shared pages were computed before a chunk's rows, so the page of its first row is private.
-    sized = [(part, np.arange(part.covered * PAGE_SIZE, part.chunk.stop, dtype=np.int64)) for part in parts]
-    sized.sort(key=lambda item: (item[0].rows, len(item[1])))
     bucket: list[tuple[Part, Ints]] = []
-    for part, keys in sized:
+    for part, keys in sorted(sized, key=lambda item: (item[0].rows, len(item[1]))):
         if bucket and not _fits(bucket, part.rows, len(keys)):
-            yield _bucket(bucket)
+            yield _bucket(bucket, window)
             bucket = []
         bucket.append((part, keys))
     if bucket:
-        yield _bucket(bucket)
+        yield _bucket(bucket, window)
 
 
 def _fits(bucket: list[tuple[Part, Ints]], rows: int, keys: int) -> bool:
@@ -141,7 +150,7 @@ def _fits(bucket: list[tuple[Part, Ints]], rows: int, keys: int) -> bool:
     return (len(bucket) + 1) * rows * most <= MAX_BUCKET_SCORES
 
 
-def _bucket(items: list[tuple[Part, Ints]]) -> Bucket:
+def _bucket(items: list[tuple[Part, Ints]], window: int | None) -> Bucket:
     queries = max(part.rows for part, _ in items)
     width = max(len(keys) for _, keys in items)
     rows = np.empty((len(items), queries), dtype=np.int64)
@@ -157,7 +166,10 @@ def _bucket(items: list[tuple[Part, Ints]]) -> Bucket:
         own = slots_of(part.chunk, keys)
         slots[i, : len(keys)], slots[i, len(keys) :] = own, own[0]
         mask[i, :, len(keys) :] = -np.inf
-        hidden = keys[None, :] > np.arange(part.chunk.start, part.chunk.stop)[:, None]
+        position = np.arange(part.chunk.start, part.chunk.stop)[:, None]
+        hidden = keys[None, :] > position
+        if window is not None:
+            hidden |= keys[None, :] <= position - window
         mask[i, :count, : len(keys)][hidden] = -np.inf
     valid = np.flatnonzero(real.reshape(-1))
     return Bucket(torch.from_numpy(rows), torch.from_numpy(valid), torch.from_numpy(slots), torch.from_numpy(mask))

@@ -1,28 +1,29 @@
-"""The decoder: Llama, SmolLM, Mistral, Qwen2 and Qwen3 from one description.
+"""The decoder: Llama, SmolLM, Mistral, Qwen2, Qwen3 and Gemma 3 from one description.
 
-RMSNorm → attention (grouped query heads, RoPE, optional bias, optional q/k norm) → RMSNorm → SwiGLU, over a flat batch:
-the new tokens of all sequences are rows of one matrix; only attention knows which row belongs to which sequence.
+RMSNorm → attention (grouped query heads, RoPE; bias, q/k norm, window where the model has them) → RMSNorm → gated
+feed-forward, over a flat batch: the new tokens of all sequences are rows of one matrix; only attention knows which row
+belongs to which sequence.
 """
 
 from __future__ import annotations
 
 import torch
-from torch.nn.functional import rms_norm, silu
+from torch.nn.functional import gelu, rms_norm, silu
 
-from ...errors import ModelError
 from ..models import DecoderSpec, Model
 from .attention import AttentionPlan, attend, plan_attention
 from .batch import Batch
-from .linear import Linear, linear
+from .linear import Linear, embedding, linear
 from .pages import PAGE_SIZE
-from .rope import rope_tables, rotate
+from .rope import Tables, local_rope_tables, rope_tables, rotate
 from .sampler import Masks, Picks, pick
 
 
 class Layer:
     """One block's weights."""
 
-    def __init__(self, weights: dict[str, torch.Tensor], index: int) -> None:
+    def __init__(self, weights: dict[str, torch.Tensor], index: int, window: int | None) -> None:
+        self.window = window
         prefix = f"layers.{index}"
         self.attn_norm = weights[f"{prefix}.attn_norm"]
         self.mlp_norm = weights[f"{prefix}.mlp_norm"]
@@ -32,6 +33,8 @@ class Layer:
         self.down: Linear = linear(weights, f"{prefix}.down")
         self.q_norm = weights.get(f"{prefix}.q_norm")
         self.k_norm = weights.get(f"{prefix}.k_norm")
+        self.attn_post_norm = weights.get(f"{prefix}.attn_post_norm")
+        self.mlp_post_norm = weights.get(f"{prefix}.mlp_post_norm")
 
 
 class TorchDecoder:
@@ -40,18 +43,18 @@ class TorchDecoder:
 
     def __init__(self, model: Model, num_pages: int, max_context: int) -> None:
         spec = model.spec
-        if spec.sliding_window is not None and spec.sliding_window < max_context:
-            raise ModelError(
-                f"{model.name}: sliding-window attention over {spec.sliding_window} tokens is not implemented for a "
-                f"context of {max_context}: pass max_context={spec.sliding_window}"
-            )
         self.spec: DecoderSpec = spec
-        self.embed = model.weights["embed"]
+        self._weights = model.weights
         self.norm = model.weights["norm"]
         self.lm_head: Linear = linear(model.weights, "lm_head")
-        self.layers = [Layer(model.weights, i) for i in range(spec.num_layers)]
-        self.cos, self.sin = rope_tables(spec, max_context)
-        self._scale = spec.head_dim**-0.5
+        # A window that no sequence can outgrow is none.
+        windows = [spec.window(i) for i in range(spec.num_layers)]
+        self.layers = [
+            Layer(model.weights, i, None if window is None or window >= max_context else window)
+            for i, window in enumerate(windows)
+        ]
+        tables, local = rope_tables(spec, max_context), local_rope_tables(spec, max_context)
+        self._tables: list[Tables] = [tables if window is None else local for window in windows]
         dtype = torch.float32 if model.quantization == "fp32" else torch.bfloat16
         shape = (spec.num_layers, num_pages * PAGE_SIZE, spec.num_kv_heads, spec.head_dim)
         # empty, not zeros: the operating system then hands out memory only for pages that are really used
@@ -63,13 +66,14 @@ class TorchDecoder:
         All of a layer's new keys are written before its attention, so rows of one step may share pages.
         """
         slots, positions = torch.from_numpy(batch.slots), torch.from_numpy(batch.positions)
-        plan = plan_attention(batch)
-        x = self.embed[torch.from_numpy(batch.tokens)].float()
-        cos, sin = self.cos[positions], self.sin[positions]
-        for layer, keys, values in zip(self.layers, self._keys, self._values, strict=True):
-            x = x + self._attention(layer, x, cos, sin, slots, keys, values, plan)
-            gate, up = layer.gate_up(self._norm(x, layer.mlp_norm)).chunk(2, dim=-1)
-            x = x + layer.down(silu(gate) * up)
+        plans = {window: plan_attention(batch, window) for window in {layer.window for layer in self.layers}}
+        x = embedding(self._weights, torch.from_numpy(batch.tokens)) * self.spec.embed_scale
+        for layer, tables, keys, values in zip(self.layers, self._tables, self._keys, self._values, strict=True):
+            cos, sin = tables[0][positions], tables[1][positions]
+            y = self._attention(layer, x, (cos, sin), slots, keys, values, plans[layer.window])
+            x = x + (y if layer.attn_post_norm is None else self._norm(y, layer.attn_post_norm))
+            y = self._feed_forward(layer, x)
+            x = x + (y if layer.mlp_post_norm is None else self._norm(y, layer.mlp_post_norm))
         return self._norm(x, self.norm)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -83,8 +87,13 @@ class TorchDecoder:
     def _norm(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         return rms_norm(x, (x.shape[-1],), weight, self.spec.rms_eps)
 
+    def _feed_forward(self, layer: Layer, x: torch.Tensor) -> torch.Tensor:
+        gate, up = layer.gate_up(self._norm(x, layer.mlp_norm)).chunk(2, dim=-1)
+        active = gelu(gate, approximate="tanh") if self.spec.activation == "gelu_tanh" else silu(gate)
+        return layer.down(active * up)
+
     def _attention(
-        self, layer: Layer, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, slots: torch.Tensor,
+        self, layer: Layer, x: torch.Tensor, tables: Tables, slots: torch.Tensor,
         keys: torch.Tensor, values: torch.Tensor, plan: AttentionPlan,
     ) -> torch.Tensor:  # fmt: skip
         spec = self.spec
@@ -93,7 +102,7 @@ class TorchDecoder:
         q, k, v = torch.split(qkv, [spec.num_heads, kv, kv], dim=1)
         if layer.q_norm is not None and layer.k_norm is not None:
             q, k = self._norm(q, layer.q_norm), self._norm(k, layer.k_norm)
-        keys[slots] = rotate(k, cos, sin).to(keys.dtype)
+        keys[slots] = rotate(k, *tables).to(keys.dtype)
         values[slots] = v.to(values.dtype)
-        q = rotate(q, cos, sin).to(keys.dtype).view(rows, kv, spec.num_heads // kv, dim)
-        return layer.o(attend(q, keys, values, plan, self._scale).reshape(rows, -1).float())
+        q = rotate(q, *tables).to(keys.dtype).view(rows, kv, spec.num_heads // kv, dim)
+        return layer.o(attend(q, keys, values, plan, spec.attention_scale).reshape(rows, -1).float())

@@ -1,4 +1,4 @@
-"""Matrix products: int8 weights with row-wise dynamic activation scales, or plain fp32."""
+"""Matrix products in torch: int8 weights with row-wise dynamic activation scales, int4 groups, bf16, or plain fp32."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Protocol
 
 import torch
+
+from ..models import Groups, dequantize_groups
 
 
 class Linear(Protocol):
@@ -15,13 +17,25 @@ class Linear(Protocol):
 
 
 class FloatLinear:
-    """fp32 weight [out, in]; the reference."""
+    """fp32 or bf16 weight [out, in]; bf16 weights meet bf16 activations. fp32 is the reference."""
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         self.weight, self.bias = weight, bias
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.linear(x, self.weight, self.bias)
+        y = torch.nn.functional.linear(x.to(self.weight.dtype), self.weight).float()
+        return y if self.bias is None else y + self.bias
+
+
+class Int4Linear:
+    """Groups of four-bit weights; unpacked for each product, so that they stay four bits in memory. Activations are bf16."""
+
+    def __init__(self, groups: Groups, bias: torch.Tensor | None) -> None:
+        self.groups, self.bias = groups, bias
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        y = torch.nn.functional.linear(x.to(torch.bfloat16).float(), dequantize_groups(self.groups, x.shape[-1]))
+        return y if self.bias is None else y + self.bias
 
 
 class Int8Linear:
@@ -51,8 +65,19 @@ def quantize_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def linear(weights: Mapping[str, torch.Tensor], name: str) -> Linear:
-    """Build the product for `name`, int8 if `<name>.q` is there, else fp32."""
+    """Build the product for `name` in the format its tensors are in (see `Model`)."""
     bias = weights.get(f"{name}.bias")
     if f"{name}.q" in weights:
         return Int8Linear(weights[f"{name}.q"], weights[f"{name}.scale"], bias)
+    if f"{name}.q4" in weights:
+        return Int4Linear(Groups(*(weights[f"{name}.{part}"] for part in ("q4", "group_scale", "group_min"))), bias)
     return FloatLinear(weights[name], bias)
+
+
+def embedding(weights: Mapping[str, torch.Tensor], tokens: torch.Tensor) -> torch.Tensor:
+    """float32 [rows, hidden] of token ids [rows]; a tied model's embedding is its head."""
+    if "embed" in weights:
+        return weights["embed"][tokens].float()
+    if "lm_head.q" in weights:
+        return weights["lm_head.q"][tokens].float() * weights["lm_head.scale"][tokens, None]
+    return weights["lm_head"][tokens].float()

@@ -1,4 +1,4 @@
-"""The compiled decoder: int8 weights, bf16 pages, one C call per step (see native/).
+"""The compiled decoder: int8, int4 or bf16 weights, bf16 pages, one C call per step (see native/).
 
 Built by setuptools as an optional extension and called through ctypes, which releases the interpreter lock. Needs
 AVX-512 with VNNI on x86-64 Linux; elsewhere `native_level()` is 0 and the engine runs on torch.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+from collections.abc import Iterator
 from functools import lru_cache
 from itertools import groupby
 from typing import Any
@@ -17,9 +18,11 @@ import torch
 
 from ...errors import EngineError
 from ..models import Model
+from ..models.spec import ACTIVATIONS
 from .batch import Batch
+from .packing import Packer
 from .pages import PAGE_SIZE
-from .rope import rope_tables
+from .rope import local_rope_tables, rope_tables
 from .sampler import Masks, Picks
 
 LEVELS = ("torch", "avx512-vnni", "avx512-vnni-bf16", "amx")
@@ -30,22 +33,27 @@ _P, _I = ctypes.c_void_p, ctypes.c_int32
 
 class _Matrix(ctypes.Structure):
     _fields_ = (
-        ("packed", _P), ("scale", _P), ("offset", _P), ("bias", _P), ("out", _I), ("in_", _I), ("padded_in", _I),
+        ("packed", _P), ("scale", _P), ("offset", _P), ("group_scale", _P), ("group_min", _P), ("bias", _P),
+        ("format", _I), ("out", _I), ("in_", _I), ("padded_in", _I), ("group", _I),
     )  # fmt: skip
+
+
+_NORMS = ("attn_norm", "mlp_norm", "q_norm", "k_norm", "attn_post_norm", "mlp_post_norm")
+_MATRICES = ("qkv", "o", "gate_up", "down")
 
 
 class _Layer(ctypes.Structure):
     _fields_ = (
-        ("attn_norm", _P), ("mlp_norm", _P), ("q_norm", _P), ("k_norm", _P),
-        ("qkv", _Matrix), ("o", _Matrix), ("gate_up", _Matrix), ("down", _Matrix),
+        *((name, _P) for name in _NORMS), ("cos", _P), ("sin", _P), ("window", ctypes.c_int64),
+        *((name, _Matrix) for name in _MATRICES),
     )  # fmt: skip
 
 
 class _Network(ctypes.Structure):
     _fields_ = (
         ("layers", _I), ("hidden", _I), ("intermediate", _I), ("heads", _I), ("kv_heads", _I), ("head_dim", _I),
-        ("eps", ctypes.c_float), ("attention_scale", ctypes.c_float), ("layer", ctypes.POINTER(_Layer)),
-        ("final_norm", _P), ("embed", _P), ("cos", _P), ("sin", _P), ("lm_head", _Matrix),
+        ("activation", _I), ("eps", ctypes.c_float), ("attention_scale", ctypes.c_float), ("embed_scale", ctypes.c_float),
+        ("layer", ctypes.POINTER(_Layer)), ("final_norm", _P), ("embed", _P), ("lm_head", _Matrix),
         ("keys", _P), ("values", _P), ("layer_stride", ctypes.c_int64),
     )  # fmt: skip
 
@@ -59,7 +67,7 @@ class _Group(ctypes.Structure):
 class _Step(ctypes.Structure):
     _fields_ = (
         ("rows", _I), ("groups", _I), ("tokens", _P), ("positions", _P), ("slots", _P), ("group", _P),
-        ("row_list", _P), ("page_list", _P),
+        ("row_list", _P), ("page_list", _P), ("adapter", _P),
     )  # fmt: skip
 
 
@@ -72,7 +80,7 @@ def _library() -> ctypes.CDLL | None:
     library.still_workspace_new.restype = _P
     for name, arguments in {
         "still_workspace_free": [_P],
-        "still_workspace_reserve": [_P, _P, _I],
+        "still_workspace_reserve": [_P, _P, _I, _I],
         "still_workspace_tiles": [_P, _P, _P],
         "still_forward": [_I, _P, _P, _P, _P],
         "still_logits": [_I, _P, _P, _I, _P, _P],
@@ -90,16 +98,18 @@ def native_level() -> int:
 
 
 def runs_natively(model: Model) -> bool:
-    """Whether the compiled decoder covers this model: int8, heads of up to 256 in multiples of 16, groups of up to 16."""
+    """Whether the compiled decoder covers this model: not fp32, heads of up to 256 in 16s, groups of up to 16."""
     spec = model.spec
     group = spec.num_heads // spec.num_kv_heads
+    inputs = (spec.hidden_size, spec.intermediate_size, spec.num_heads * spec.head_dim)
+    if model.quantization == "int4" and any(width % 32 for width in inputs):
+        return False
     return (
-        model.quantization == "int8"
+        model.quantization != "fp32"
         and spec.head_dim % 16 == 0
         and spec.head_dim <= 256
         and group <= 16
         and spec.intermediate_size % 16 == 0
-        and spec.sliding_window is None
     )
 
 
@@ -114,17 +124,17 @@ class NativeDecoder:
         self._keep: list[Any] = []  # memory that the C structures point to
         spec, weights = model.spec, model.weights
         self._vocab, self._hidden = spec.vocab_size, spec.hidden_size
-        cos, sin = rope_tables(spec, max_context)
-        half = spec.head_dim // 2
         stride = num_pages * PAGE_SIZE * spec.num_kv_heads * spec.head_dim
-        layers = (_Layer * spec.num_layers)(*(self._layer(weights, i) for i in range(spec.num_layers)))
+        packer = Packer(self._keep)
+        layers = (_Layer * spec.num_layers)(*self._layers(model, packer, max_context))
         self._keep.append(layers)
         self._network = _Network(
             layers=spec.num_layers, hidden=spec.hidden_size, intermediate=spec.intermediate_size,
-            heads=spec.num_heads, kv_heads=spec.num_kv_heads, head_dim=spec.head_dim, eps=spec.rms_eps,
-            attention_scale=spec.head_dim**-0.5, layer=layers, final_norm=self._pointer(weights["norm"].float()),
-            embed=self._pointer(weights["embed"].to(torch.bfloat16)),
-            cos=self._pointer(cos[:, :half]), sin=self._pointer(sin[:, :half]), lm_head=self._matrix(weights, "lm_head"),
+            heads=spec.num_heads, kv_heads=spec.num_kv_heads, head_dim=spec.head_dim,
+            activation=ACTIVATIONS.index(spec.activation), eps=spec.rms_eps, attention_scale=spec.attention_scale,
+            embed_scale=spec.embed_scale, layer=layers, final_norm=packer.pointer(weights["norm"].float()),
+            embed=packer.pointer(weights["embed"]) if "embed" in weights else None,
+            lm_head=_Matrix(**packer.matrix(weights, "lm_head")),
             keys=self._zeros(spec.num_layers * stride), values=self._zeros(spec.num_layers * stride),
             layer_stride=stride,
         )  # fmt: skip
@@ -146,7 +156,7 @@ class NativeDecoder:
             page_list=page_list.ctypes.data,
         )  # fmt: skip
         network = ctypes.byref(self._network)
-        self._reserve(rows)
+        self._reserve(rows, adapted=False)
         if self._library.still_workspace_tiles(self._workspace, network, ctypes.byref(step)):
             raise EngineError(f"no memory to plan a step of {rows} rows")
         out = torch.empty(rows, self._hidden)
@@ -157,7 +167,7 @@ class NativeDecoder:
         """float32 [rows, hidden] → float32 [rows, vocab]."""
         hidden = hidden.contiguous()
         out = torch.empty(len(hidden), self._vocab)
-        self._reserve(len(hidden))
+        self._reserve(len(hidden), adapted=False)
         network = ctypes.byref(self._network)
         self._library.still_logits(
             self._level, network, hidden.data_ptr(), len(hidden), self._workspace, out.data_ptr()
@@ -173,41 +183,27 @@ class NativeDecoder:
         )
         return Picks(tokens.tolist(), normalizers.tolist())
 
-    def _reserve(self, rows: int) -> None:
-        if self._library.still_workspace_reserve(self._workspace, ctypes.byref(self._network), rows):
+    def _reserve(self, rows: int, adapted: bool) -> None:
+        if self._library.still_workspace_reserve(self._workspace, ctypes.byref(self._network), rows, adapted):
             raise EngineError(f"no memory for a step of {rows} rows: lower max_rows")
 
-    def _layer(self, weights: dict[str, torch.Tensor], index: int) -> _Layer:
-        prefix = f"layers.{index}"
-        norms = {name: weights.get(f"{prefix}.{name}") for name in ("attn_norm", "mlp_norm", "q_norm", "k_norm")}
-        return _Layer(
-            **{name: None if norm is None else self._pointer(norm.float()) for name, norm in norms.items()},
-            **{name: self._matrix(weights, f"{prefix}.{name}") for name in ("qkv", "o", "gate_up", "down")},
+    def _layers(self, model: Model, packer: Packer, max_context: int) -> Iterator[_Layer]:
+        spec, weights = model.spec, model.weights
+        half = spec.head_dim // 2
+        everywhere, local = (
+            [packer.pointer(table[:, :half]) for table in tables]
+            for tables in (rope_tables(spec, max_context), local_rope_tables(spec, max_context))
         )
-
-    def _matrix(self, weights: dict[str, torch.Tensor], name: str) -> _Matrix:
-        """Pack int8 [out, in] into panels [out / 16][in / 4][16][4], padded with zeros (see native/network.h)."""
-        weight = weights[f"{name}.q"]
-        out, width = weight.shape
-        padded_out, padded_in = -(-out // 32) * 32, -(-width // 64) * 64
-        padded = torch.nn.functional.pad(weight, (0, padded_in - width, 0, padded_out - out)).contiguous()
-        # Four int8 move as one int32, and ones multiply faster than torch sums int8.
-        packed = padded.view(torch.int32).view(padded_out // 16, 16, padded_in // 4).transpose(1, 2).contiguous()
-        sums = torch._int_mm(padded, torch.ones(padded_in, 8, dtype=torch.int8))[:, 0]
-        bias = weights.get(f"{name}.bias")
-        pad = (0, padded_out - out)
-        return _Matrix(
-            packed=self._pointer(packed),
-            scale=self._pointer(torch.nn.functional.pad(weights[f"{name}.scale"].float(), pad)),
-            offset=self._pointer(sums * 128),
-            bias=None if bias is None else self._pointer(torch.nn.functional.pad(bias.float(), pad)),
-            out=out, in_=width, padded_in=padded_in,
-        )  # fmt: skip
-
-    def _pointer(self, tensor: torch.Tensor) -> int:
-        tensor = tensor.contiguous()
-        self._keep.append(tensor)
-        return tensor.data_ptr()
+        for index in range(spec.num_layers):
+            prefix = f"layers.{index}."
+            window = spec.window(index)
+            cos, sin = everywhere if window is None else local
+            norms = {name: weights.get(prefix + name) for name in _NORMS}
+            yield _Layer(
+                **{name: None if norm is None else packer.pointer(norm.float()) for name, norm in norms.items()},
+                **{name: _Matrix(**packer.matrix(weights, prefix + name)) for name in _MATRICES},
+                cos=cos, sin=sin, window=window or 0,
+            )  # fmt: skip
 
     def _zeros(self, count: int) -> int:
         # bf16; calloc hands out memory only where it is written, and zeros are what unwritten tokens must be

@@ -3,8 +3,20 @@
 from __future__ import annotations
 
 from .model import Model, load_model
+from .quantize import QUANTIZATIONS, Groups, Quantization, dequantize_groups
 from .source import ModelSource, resolve
 from .spec import DecoderSpec
 from .tokenizer import Tokenizer
 
-__all__ = ["DecoderSpec", "Model", "ModelSource", "Tokenizer", "load_model", "resolve"]
+__all__ = [
+    "QUANTIZATIONS",
+    "DecoderSpec",
+    "Groups",
+    "Model",
+    "ModelSource",
+    "Quantization",
+    "Tokenizer",
+    "dequantize_groups",
+    "load_model",
+    "resolve",
+]

@@ -14,7 +14,8 @@ from ...errors import ModelError
 from .cache import cache_folder
 from .checkpoint import Checkpoint, TokenizerFiles
 from .gguf_file import GGUFFile
-from .quantize import Quantization, layer_tensors, layout, outer_tensors
+from .layout import layer_tensors, layout, outer_tensors
+from .quantize import Quantization
 from .safetensors_folder import SafetensorsFolder
 from .source import ModelSource
 from .spec import DecoderSpec
@@ -121,6 +122,4 @@ def _load(folder: Path, digest: str, quantization: Quantization) -> Converted | 
     stored = {(name, tuple(t.shape), str(t.dtype).removeprefix("torch.")) for name, t in weights.items()}
     if stored != set(layout(spec, quantization)):
         return None
-    if "lm_head" not in weights and quantization == "fp32":
-        weights["lm_head"] = weights["embed"]
     return spec, weights, tokenizer

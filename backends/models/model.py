@@ -20,13 +20,14 @@ if TYPE_CHECKING:
 class Model:
     """Weights under canonical names, every matrix [out, in], rotary positions in "rotate half" order.
 
-    `embed` [vocab, hidden], `norm` [hidden], `lm_head` [vocab, hidden]; for each layer i `layers.{i}.` and `attn_norm`,
-    `mlp_norm` [hidden], `qkv` [(heads + 2 * kv_heads) * head_dim, hidden], `o`, `gate_up` [2 * intermediate, hidden],
-    `down`, and where the spec says so `qkv.bias`, `q_norm`, `k_norm` [head_dim], `attn_post_norm`, `mlp_post_norm` [hidden].
-    Norms multiply by their weight as it is (Gemma's "1 + weight" has the 1 added).
-    "fp32": all fp32; a tied `lm_head` is the `embed` tensor itself. "int8": a matrix `w` is `w.q` int8 and `w.scale`
-    fp32 [out], w ≈ q * scale[:, None]; `embed` is bf16; vectors are fp32.
-    Weights are private maps of cache files: reading shares memory between processes, writing does not reach the file.
+    `norm` [hidden], `lm_head` [vocab, hidden], and where it is not tied to the head `embed` [vocab, hidden] (fp32 or bf16);
+    for each layer i `layers.{i}.` and `attn_norm`, `mlp_norm` [hidden], `qkv` [(heads + 2 * kv_heads) * head_dim, hidden],
+    `o`, `gate_up` [2 * intermediate, hidden], `down`, and where the spec says so `qkv.bias`, `q_norm`, `k_norm` [head_dim],
+    `attn_post_norm`, `mlp_post_norm` [hidden]. Norms multiply by their weight as it is: Gemma's "1 + weight" has its 1.
+    A matrix `w` is, by quantization, "fp32" and "bf16": `w` itself; "int8": `w.q` int8 and `w.scale` fp32 [out],
+    w ≈ q * scale[:, None]; "int4": `w.q4`, `w.group_scale`, `w.group_min` (see `quantize.Groups`), its `lm_head` in int8.
+    Vectors are fp32. Weights are private maps of cache files: reading shares memory between processes, writing does not
+    reach the file.
     """
 
     name: str

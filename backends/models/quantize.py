@@ -1,20 +1,17 @@
-"""Symmetric int8 weights with one scale per output channel, and the tensors of a model in either precision."""
+"""Weights in fewer bits: int8 with a scale per output channel, int4 in groups of inputs with a scale and a minimum each."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal
-
-from ...errors import ModelError
-from .checkpoint import Checkpoint
-from .spec import DecoderSpec
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
     import torch
 
-Quantization = Literal["int8", "fp32"]
-QUANTIZATIONS: tuple[Quantization, ...] = ("int8", "fp32")
-_LAYER_MATRICES = {"qkv": ("q", "k", "v"), "o": ("o",), "gate_up": ("gate", "up"), "down": ("down",)}
+Quantization = Literal["int8", "int4", "bf16", "fp32"]
+QUANTIZATIONS: tuple[Quantization, ...] = ("int8", "int4", "bf16", "fp32")
+GROUP = 32
+"""Inputs that share a scale and a minimum when Still quantizes to int4 itself; the layout takes any multiple of 32."""
+_SHRINKS = (1.0, 0.95, 0.9, 0.85, 0.8)
 
 
 def quantize_rows(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -29,80 +26,48 @@ def quantize_rows(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.round(weight / scale[:, None]).clamp_(-127, 127).to(torch.int8), scale
 
 
-def outer_tensors(checkpoint: Checkpoint, quantization: Quantization) -> dict[str, torch.Tensor]:
-    """`embed`, `norm` and `lm_head` under their canonical names; a tied fp32 `lm_head` is left to the loader."""
+class Groups(NamedTuple):
+    """A matrix [out, in] in four bits: w = nibble * scale + minimum, for each group of `in // scale.shape[1]` inputs.
+
+    q4: uint8 [out, in / 2], even inputs in the low nibbles; scale, minimum: float16 [out, groups]. Inputs are padded to
+    whole groups. What GPTQ and AWQ call a zero point is -minimum / scale.
+    """
+
+    q4: torch.Tensor
+    scale: torch.Tensor
+    minimum: torch.Tensor
+
+
+def quantize_groups(weight: torch.Tensor, group: int = GROUP) -> Groups:
+    """`weight` fp32 [out, in] in groups. Of a few ranges around each group's own the one with the least squared error is
+    taken; weights that came from 4-bit blocks of this size (GGUF's Q4_0 and Q4_1) are found again exactly."""
     import torch
 
-    spec = checkpoint.spec
-    embed = _finite(checkpoint, "embed")
-    tensors = {"norm": _finite(checkpoint, "norm")}
-    if quantization == "fp32":
-        tensors["embed"] = embed
-        if not spec.tie_embeddings:
-            tensors["lm_head"] = _finite(checkpoint, "lm_head")
-        return tensors
-    tensors["embed"] = embed.to(torch.bfloat16)
-    head = embed if spec.tie_embeddings else _finite(checkpoint, "lm_head")
-    tensors["lm_head.q"], tensors["lm_head.scale"] = quantize_rows(head)
-    return tensors
+    out, width = weight.shape
+    padded = torch.nn.functional.pad(weight, (0, -width % group), mode="replicate") if width % group else weight
+    blocks = padded.view(out, -1, group)
+    low, high = blocks.amin(dim=-1, keepdim=True), blocks.amax(dim=-1, keepdim=True)
+    least = torch.full(low.shape, float("inf"))
+    best = [torch.zeros_like(blocks, dtype=torch.uint8), torch.zeros_like(low).half(), torch.zeros_like(low).half()]
+    for shrink in _SHRINKS:
+        middle, half = (low + high) / 2, (high - low) / 2 * shrink
+        scale, minimum = (half * 2 / 15).half(), (middle - half).half()
+        step = torch.where(scale > 0, scale.float(), 1.0)
+        nibbles = ((blocks - minimum.float()) / step).round_().clamp_(0, 15)
+        error = (nibbles * scale.float() + minimum.float() - blocks).square_().sum(dim=-1, keepdim=True)
+        better = error < least
+        least = torch.where(better, error, least)
+        found = (nibbles.to(torch.uint8), scale, minimum)
+        best = [torch.where(better, new, old) for new, old in zip(found, best, strict=True)]
+    nibbles = best[0].view(out, -1)
+    return Groups(nibbles[:, ::2] | nibbles[:, 1::2] << 4, best[1].view(out, -1), best[2].view(out, -1))
 
 
-def layer_tensors(checkpoint: Checkpoint, layer: int, quantization: Quantization) -> dict[str, torch.Tensor]:
-    """One layer's tensors under their canonical names. No more than one fp32 matrix is alive at a time for int8."""
+def dequantize_groups(groups: Groups, width: int) -> torch.Tensor:
+    """float32 [out, width]: inverse of `quantize_groups`, but for what rounding took."""
     import torch
 
-    prefix = f"layers.{layer}."
-    present = checkpoint.spec.part_shapes(layer)
-    tensors: dict[str, torch.Tensor] = {}
-    for name, parts in _LAYER_MATRICES.items():
-        matrix = torch.cat([_finite(checkpoint, prefix + part) for part in parts])
-        if quantization == "int8":
-            tensors[f"{prefix}{name}.q"], tensors[f"{prefix}{name}.scale"] = quantize_rows(matrix)
-        else:
-            tensors[prefix + name] = matrix
-    for name in ("attn_norm", "mlp_norm", "q_norm", "k_norm", "attn_post_norm", "mlp_post_norm"):
-        if prefix + name in present:
-            tensors[prefix + name] = _finite(checkpoint, prefix + name)
-    if checkpoint.spec.attention_bias:
-        tensors[f"{prefix}qkv.bias"] = torch.cat([_finite(checkpoint, f"{prefix}{part}.bias") for part in "qkv"])
-    return tensors
-
-
-def layout(spec: DecoderSpec, quantization: Quantization) -> Iterator[tuple[str, tuple[int, ...], str]]:
-    """Name, shape and dtype ("float32", "bfloat16", "int8") of every tensor a converted model stores."""
-    hidden, inter = spec.hidden_size, spec.intermediate_size
-    queries, qkv = spec.num_heads * spec.head_dim, (spec.num_heads + 2 * spec.num_kv_heads) * spec.head_dim
-    matrices: list[tuple[str, int, int]] = []
-    vectors = [("norm", hidden)]
-    for layer in range(spec.num_layers):
-        prefix = f"layers.{layer}."
-        matrices += [
-            (prefix + "qkv", qkv, hidden),
-            (prefix + "o", hidden, queries),
-            (prefix + "gate_up", 2 * inter, hidden),
-            (prefix + "down", hidden, inter),
-        ]
-        vectors += [(prefix + "attn_norm", hidden), (prefix + "mlp_norm", hidden)]
-        vectors += [(prefix + "qkv.bias", qkv)] if spec.attention_bias else []
-        vectors += [(prefix + name, hidden) for name in ("attn_post_norm", "mlp_post_norm") if spec.post_norms]
-        vectors += [(prefix + name, spec.head_dim) for name in ("q_norm", "k_norm") if spec.qk_norm]
-    yield "embed", (spec.vocab_size, hidden), "bfloat16" if quantization == "int8" else "float32"
-    if quantization == "int8" or not spec.tie_embeddings:
-        matrices.append(("lm_head", spec.vocab_size, hidden))
-    for name, rows, columns in matrices:
-        if quantization == "fp32":
-            yield name, (rows, columns), "float32"
-        else:
-            yield f"{name}.q", (rows, columns), "int8"
-            yield f"{name}.scale", (rows,), "float32"
-    for name, size in vectors:
-        yield name, (size,), "float32"
-
-
-def _finite(checkpoint: Checkpoint, part: str) -> torch.Tensor:
-    tensor = checkpoint.read(part)
-    if not tensor.isfinite().all():
-        raise ModelError(
-            f"tensor {part!r} of the model contains NaN or infinity: the file is damaged; download it again"
-        )
-    return tensor
+    out, count = groups.scale.shape
+    nibbles = torch.stack([groups.q4 & 15, groups.q4 >> 4], dim=-1).view(out, count, -1)
+    weight = nibbles.float().mul_(groups.scale.float()[..., None]).add_(groups.minimum.float()[..., None])
+    return weight.view(out, -1)[:, :width]

@@ -89,16 +89,19 @@ static void block_values(const bf16 *weight, const bf16 *const *pages, int count
     vector_values(weight, pages, count, dim, queries, acc);
 }
 
-/* Scores to weights: scale, hide keys beyond `last[i]`, update the running maximum and sum, rescale acc. */
+/* Scores to weights: scale, hide keys outside first[i] .. last[i], update the running maximum and sum, rescale acc. */
 static void block_softmax(float *s, bf16 *weight, Softmax *state, float *acc, int queries, int dim, float scale,
-                          int position, int keys, const int *last) {
+                          int position, int keys, const int *first, const int *last) {
     const __m512i lane = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
     for (int i = 0; i < queries; i++) {
         __m512 x[BLOCK_PAGES];
         __m512 most = _mm512_set1_ps(-INFINITY);
-        const int visible = last[i] - position + 1 < keys ? last[i] - position + 1 : keys;
+        const int visible = last[i] - position + 1 < keys ? last[i] - position + 1 : keys, hidden = first[i] - position;
+        __mmask16 seen[BLOCK_PAGES];
         for (int p = 0; p < BLOCK_PAGES; p++) {
-            const __mmask16 m = _mm512_cmplt_epi32_mask(lane, _mm512_set1_epi32(visible - p * PAGE));
+            const __mmask16 m = _mm512_cmplt_epi32_mask(lane, _mm512_set1_epi32(visible - p * PAGE)) &
+                                _mm512_cmpge_epi32_mask(lane, _mm512_set1_epi32(hidden - p * PAGE));
+            seen[p] = m;
             const __m512 v = _mm512_mul_ps(_mm512_maskz_loadu_ps(m, s + i * BLOCK + p * PAGE), _mm512_set1_ps(scale));
             x[p] = _mm512_mask_mov_ps(_mm512_set1_ps(-INFINITY), m, v);
             most = _mm512_max_ps(most, x[p]);
@@ -107,12 +110,11 @@ static void block_softmax(float *s, bf16 *weight, Softmax *state, float *acc, in
         const float now = fmaxf(before, _mm512_reduce_max_ps(most));
         __m512 total = _mm512_setzero_ps();
         for (int p = 0; p < BLOCK_PAGES; p++) {
-            const __mmask16 m = _mm512_cmplt_epi32_mask(lane, _mm512_set1_epi32(visible - p * PAGE));
-            const __m512 e = _mm512_maskz_mov_ps(m, exp_ps(_mm512_sub_ps(x[p], _mm512_set1_ps(now))));
+            const __m512 e = _mm512_maskz_mov_ps(seen[p], exp_ps(_mm512_sub_ps(x[p], _mm512_set1_ps(now))));
             total = _mm512_add_ps(total, e);
             store_bf16(weight + i * BLOCK + p * PAGE, e);
         }
-        if (visible <= 0) continue; /* nothing seen: the weights are zero and the state stays */
+        if (visible <= 0 || hidden >= keys) continue; /* nothing seen: the weights are zero and the state stays */
         const __m512 keep = exp_ps(_mm512_set1_ps(before - now)); /* exp(-inf) = 0 for the first block */
         const float kept = before == -INFINITY ? 0.0f : _mm512_cvtss_f32(keep);
         state->sum[i] = state->sum[i] * kept + _mm512_reduce_add_ps(total);
@@ -123,13 +125,13 @@ static void block_softmax(float *s, bf16 *weight, Softmax *state, float *acc, in
 }
 
 /* One tile: rows `row_list[0 .. rows)` of one kv head over a group's pages; state and acc are kept per row between phases. */
-static void attend_tile(const Network *net, const Step *step, const Group *group, const int32_t *row_list, int rows, int kv,
+static void attend_tile(const Network *net, const Layer *layer, const Step *step, const Group *group, const int32_t *row_list, int rows, int kv,
                         const bf16 *keys, const bf16 *values, const bf16 *query, float *state, float *acc) {
     const int dim = net->head_dim, share = net->heads / net->kv_heads, heads = net->heads;
     bf16 q[TILE * 256] __attribute__((aligned(64))), weight[TILE * BLOCK] __attribute__((aligned(64)));
     float s[TILE * BLOCK] __attribute__((aligned(64))), sums[TILE * 256] __attribute__((aligned(64)));
     Softmax softmax;
-    int last[TILE];
+    int first[TILE], last[TILE];
     const int queries = rows * share, padded = (queries + 3) / 4 * 4;
     for (int i = 0; i < padded; i++) {
         const int used = i < queries;
@@ -140,14 +142,19 @@ static void attend_tile(const Network *net, const Step *step, const Group *group
         softmax.most[i] = state[2 * head];
         softmax.sum[i] = state[2 * head + 1];
         last[i] = step->positions[row];
+        first[i] = layer->window && last[i] >= layer->window ? last[i] - (int)layer->window + 1 : 0;
     }
-    int furthest = 0;
-    for (int i = 0; i < queries; i++) furthest = last[i] > furthest ? last[i] : furthest;
+    int furthest = 0, nearest = INT32_MAX;
+    for (int i = 0; i < queries; i++) {
+        furthest = last[i] > furthest ? last[i] : furthest;
+        nearest = first[i] < nearest ? first[i] : nearest;
+    }
     const int64_t page_size = (int64_t)dim * PAGE;
     for (int p = 0; p < group->pages; p += BLOCK_PAGES) {
         const int count = group->pages - p < BLOCK_PAGES ? group->pages - p : BLOCK_PAGES;
         const int position = (group->page_position + p) * PAGE;
         if (position > furthest) break;
+        if (position + count * PAGE <= nearest) continue; /* the window has left these keys behind */
         const bf16 *k[BLOCK_PAGES], *v[BLOCK_PAGES];
         for (int i = 0; i < count; i++) {
             const int64_t page = step->page_list[group->first_entry + p + i];
@@ -155,7 +162,7 @@ static void attend_tile(const Network *net, const Step *step, const Group *group
             v[i] = values + (page * net->kv_heads + kv) * page_size;
         }
         block_scores(q, k, count, dim, padded, s);
-        block_softmax(s, weight, &softmax, sums, padded, dim, net->attention_scale, position, count * PAGE, last);
+        block_softmax(s, weight, &softmax, sums, padded, dim, net->attention_scale, position, count * PAGE, first, last);
         block_values(weight, v, count, dim, padded, sums);
     }
     for (int i = 0; i < queries; i++) {

@@ -4,32 +4,93 @@
  * every `omp for`. */
 
 
-static void quantize_normed(const Network *net, Workspace *w, const float *weight, int rows) {
+/* A row of inputs to the form its product asks for. */
+static void prepare(Workspace *w, const Matrix *m, const float *x, int r) {
+    const int64_t at = (int64_t)r * m->padded_in;
+    if (m->format == INT8) {
+        w->scale[r] = quantize_row(x, w->quantized + at, m->in);
+        return;
+    }
+    halve_row(x, w->halves + at, m->in, m->padded_in);
+    if (m->format == INT4) sum_groups(w->halves + at, w->sums + at / 32, m->padded_in, m->group);
+}
+
+static void prepare_normed(const Network *net, Workspace *w, const Matrix *m, const float *weight, int rows) {
 #pragma omp for schedule(static)
     for (int r = 0; r < rows; r++) {
-        float *scratch = w->scratch + (int64_t)omp_get_thread_num() * w->widest;
-        norm_row(w->x + (int64_t)r * net->hidden, weight, scratch, net->hidden, net->eps);
-        w->scale[r] = quantize_row(scratch, w->quantized + (int64_t)r * padded(net->hidden), net->hidden);
+        float *normed = w->normed + (int64_t)r * net->hidden; /* kept: adapters read it */
+        norm_row(w->x + (int64_t)r * net->hidden, weight, normed, net->hidden, net->eps);
+        prepare(w, m, normed, r);
     }
 }
 
-static void quantize_plain(Workspace *w, const float *x, int width, int rows) {
+static void prepare_plain(Workspace *w, const Matrix *m, const float *x, int rows) {
 #pragma omp for schedule(static)
-    for (int r = 0; r < rows; r++)
-        w->scale[r] = quantize_row(x + (int64_t)r * width, w->quantized + (int64_t)r * padded(width), width);
+    for (int r = 0; r < rows; r++) prepare(w, m, x + (int64_t)r * m->in, r);
 }
 
-static void multiply(const Workspace *w, const Matrix *m, Epilogue epilogue, float *y, int64_t stride, int rows) {
-    const Quantized x = {w->quantized, w->scale, rows};
-    const int pairs = epilogue == SWIGLU ? m->out / 32 : (m->out + 31) / 32;
+/* y = x @ W.T by panel pairs. `delta`: what adapters add, or NULL. */
+static void multiply(Workspace *w, const Matrix *m, Epilogue epilogue, int activation, const float *delta, float *y,
+                     int64_t stride, int rows) {
+    const Rows x = {w->quantized, w->scale, w->halves, w->sums, delta, rows};
+    const int pairs = epilogue == GATED ? m->out / 32 : (m->out + 31) / 32;
     const int chunk = pairs / 64 > 1 ? pairs / 64 : 1;
+    bf16 *scratch = w->panels + (int64_t)omp_get_thread_num() * w->widest * 32;
     begin_products();
 #pragma omp for schedule(dynamic)
     for (int pair = 0; pair < pairs; pair += chunk)
-        product(&x, m, epilogue, y, stride, pair, pair + chunk < pairs ? pair + chunk : pairs);
+        product(&x, m, epilogue, activation, y, stride, pair, pair + chunk < pairs ? pair + chunk : pairs, scratch);
 }
 
-static void attend(const Network *net, const Step *step, Workspace *w, const bf16 *keys, const bf16 *values) {
+/* The adapters' part of a product, B A x for each row that has one, zeros for the others; NULL when no row has. */
+#define ADAPTED(name, x) (step->adapter ? adapt(step, offsetof(AdapterLayer, name), l, x, &layer->name, w->delta) : NULL)
+
+static const float *adapt(const Step *step, size_t which, int layer, const float *x, const Matrix *m, float *delta) {
+#pragma omp for schedule(dynamic, 4)
+    for (int r = 0; r < step->rows; r++) {
+        const AdapterLayer *adapter = step->adapter[r];
+        const LowRank *update = adapter ? (const LowRank *)((const char *)(adapter + layer) + which) : NULL;
+        low_rank_row(update, x + (int64_t)r * m->in, m->in, m->out, delta + (int64_t)r * m->out);
+    }
+    return delta;
+}
+
+/* What a block gives is added to x, normed first where the model norms it. */
+static void add_block(const Network *net, Workspace *w, const Matrix *m, const float *post_norm, const float *delta, int rows) {
+    if (!post_norm) {
+        multiply(w, m, ADD, net->activation, delta, w->x, net->hidden, rows);
+        return;
+    }
+    multiply(w, m, STORE, net->activation, delta, w->branch, net->hidden, rows);
+#pragma omp for schedule(static)
+    for (int r = 0; r < rows; r++) {
+        float *row = w->branch + (int64_t)r * net->hidden, *x = w->x + (int64_t)r * net->hidden;
+        norm_row(row, post_norm, row, net->hidden, net->eps);
+        for (int i = 0; i < net->hidden; i++) x[i] += row[i];
+    }
+}
+
+/* Row `token` of the embedding, which is the head itself where the two are tied. */
+static void embed_row(const Network *net, int token, float *x) {
+    const Matrix *head = &net->lm_head;
+    const int64_t panel = (int64_t)(token / 16) * head->padded_in * 16;
+    const int lane = token % 16;
+    for (int i = 0; i < net->hidden; i++) {
+        float value;
+        if (!net->embed && head->format == INT8) {
+            value = ((const int8_t *)head->packed)[panel + (i / 4) * 64 + lane * 4 + i % 4] * head->scale[token];
+        } else {
+            const bf16 *half = net->embed ? net->embed + (int64_t)token * net->hidden + i
+                                          : (const bf16 *)head->packed + panel + (i / 2) * 32 + lane * 2 + i % 2;
+            const union { uint32_t u; float f; } v = {(uint32_t)*half << 16};
+            value = v.f;
+        }
+        x[i] = value * net->embed_scale;
+    }
+}
+
+static void attend(const Network *net, const Layer *layer, const Step *step, Workspace *w, const bf16 *keys,
+                   const bf16 *values) {
     const int heads = net->heads, dim = net->head_dim;
     begin_attention();
     for (int phase = 0; phase < w->phases; phase++) {
@@ -37,7 +98,7 @@ static void attend(const Network *net, const Step *step, Workspace *w, const bf1
 #pragma omp for schedule(dynamic)
         for (int task = 0; task < tasks; task++) {
             const Tile *tile = w->tile + begin + task / net->kv_heads;
-            attend_tile(net, step, tile->group, step->row_list + tile->first, tile->rows, task % net->kv_heads, keys,
+            attend_tile(net, layer, step, tile->group, step->row_list + tile->first, tile->rows, task % net->kv_heads, keys,
                         values, w->query, w->state, w->attended);
         }
     }
@@ -48,7 +109,7 @@ static void attend(const Network *net, const Step *step, Workspace *w, const bf1
             const float inverse = 1.0f / w->state[2 * ((int64_t)r * heads + h) + 1];
             for (int d = 0; d < dim; d++) row[h * dim + d] *= inverse;
         }
-        w->scale[r] = quantize_row(row, w->quantized + (int64_t)r * padded(heads * dim), heads * dim);
+        prepare(w, &layer->o, row, r);
     }
 }
 
@@ -72,23 +133,23 @@ void NAME(forward)(const Network *net, const Step *step, Workspace *w, float *ou
 #pragma omp parallel
     {
 #pragma omp for schedule(static)
-        for (int r = 0; r < rows; r++)
-            for (int i = 0; i < hidden; i++) {
-                union { uint32_t u; float f; } v = {(uint32_t)net->embed[(int64_t)step->tokens[r] * hidden + i] << 16};
-                w->x[(int64_t)r * hidden + i] = v.f;
-            }
+        for (int r = 0; r < rows; r++) embed_row(net, step->tokens[r], w->x + (int64_t)r * hidden);
         for (int l = 0; l < net->layers; l++) {
             const Layer *layer = net->layer + l;
             bf16 *keys = net->keys + l * net->layer_stride, *values = net->values + l * net->layer_stride;
-            quantize_normed(net, w, layer->attn_norm, rows);
-            multiply(w, &layer->qkv, STORE, w->qkv, width, rows);
+            prepare_normed(net, w, &layer->qkv, layer->attn_norm, rows);
+            const float *delta = ADAPTED(qkv, w->normed);
+            multiply(w, &layer->qkv, STORE, net->activation, delta, w->qkv, width, rows);
             place(net, layer, step, w, keys, values);
-            attend(net, step, w, keys, values);
-            multiply(w, &layer->o, ADD, w->x, hidden, rows);
-            quantize_normed(net, w, layer->mlp_norm, rows);
-            multiply(w, &layer->gate_up, SWIGLU, w->active, net->intermediate, rows);
-            quantize_plain(w, w->active, net->intermediate, rows);
-            multiply(w, &layer->down, ADD, w->x, hidden, rows);
+            attend(net, layer, step, w, keys, values);
+            delta = ADAPTED(o, w->attended);
+            add_block(net, w, &layer->o, layer->attn_post_norm, delta, rows);
+            prepare_normed(net, w, &layer->gate_up, layer->mlp_norm, rows);
+            delta = ADAPTED(gate_up, w->normed);
+            multiply(w, &layer->gate_up, GATED, net->activation, delta, w->active, net->intermediate, rows);
+            prepare_plain(w, &layer->down, w->active, rows);
+            delta = ADAPTED(down, w->active);
+            add_block(net, w, &layer->down, layer->mlp_post_norm, delta, rows);
         }
 #pragma omp for schedule(static)
         for (int r = 0; r < rows; r++)
@@ -101,8 +162,8 @@ void NAME(forward)(const Network *net, const Step *step, Workspace *w, float *ou
 void NAME(logits)(const Network *net, const float *states, int rows, Workspace *w, float *out) {
 #pragma omp parallel
     {
-        quantize_plain(w, states, net->hidden, rows);
-        multiply(w, &net->lm_head, STORE, out, net->lm_head.out, rows);
+        prepare_plain(w, &net->lm_head, states, rows);
+        multiply(w, &net->lm_head, STORE, net->activation, NULL, out, net->lm_head.out, rows);
         release_thread();
     }
 }

@@ -1,53 +1,118 @@
-/* int8 matrix products with their epilogues. Included once per instruction set, after `block_product` is defined:
+/* Matrix products with their epilogues. Included once per instruction set, after the block products are defined:
  *
- *   block_product(a, stride, b0, b1, padded_in, c, rows)
+ *   block_product(a, stride, b0, b1, padded_in, c, rows)        a uint8, b int8 panels, c int32: exact
+ *   block_product_bf16(a, stride, b0, b1, padded_in, c, rows)   a and b bf16, c float, summed in the order of the inputs
  *
- * computes c[rows][32] = a[rows][in] (uint8) times two panels of 16 channels, exactly, in int32.
+ * compute c[rows][32] = a[rows][in] times two panels of 16 channels. Each row's sums are formed in the same order however
+ * many rows there are, so results do not depend on the batch.
  */
 
-typedef enum { STORE, ADD, SWIGLU } Epilogue;
+typedef enum { STORE, ADD, GATED } Epilogue;
 
+/* Rows on their way into a product, in the forms that the formats ask for; see `prepare`. */
 typedef struct {
-    const uint8_t *x;     /* [rows padded to 32, padded_in] */
-    const float *x_scale; /* [rows] */
+    const uint8_t *quantized; /* INT8: [rows padded to 32, padded_in] */
+    const float *scale;       /* INT8: [rows] */
+    const bf16 *halves;       /* BF16, INT4: [rows padded to 32, padded_in] */
+    const float *sums;        /* INT4: [rows padded to 32, padded_in / 32], sums of the halves of each group */
+    const float *delta;       /* what adapters add, [rows, out], or NULL */
     int rows;
-} Quantized;
+} Rows;
 
 static inline __m512 dequantize(const int32_t *c, const Matrix *w, int channel, __m512 row_scale) {
     const __m512i exact = _mm512_sub_epi32(_mm512_loadu_si512(c), _mm512_loadu_si512(w->offset + channel));
-    const __m512 y = _mm512_mul_ps(_mm512_cvtepi32_ps(exact), _mm512_mul_ps(row_scale, _mm512_loadu_ps(w->scale + channel)));
-    return w->bias ? _mm512_add_ps(y, _mm512_loadu_ps(w->bias + channel)) : y;
+    return _mm512_mul_ps(_mm512_cvtepi32_ps(exact), _mm512_mul_ps(row_scale, _mm512_loadu_ps(w->scale + channel)));
 }
 
-/* y = x @ W.T for the panel pairs [begin, end). A pair is two neighbouring panels, or, for SWIGLU, a gate panel and its up
- * panel, giving one panel silu(gate) * up. ADD adds to y. `stride`: floats per row of y. */
-static void product(const Quantized *x, const Matrix *w, Epilogue epilogue, float *y, int64_t stride, int begin, int end) {
+/* Nibbles of one panel to bf16 [padded_in / 2][16][2], exactly: 0 .. 15. Scales follow in the product. */
+static void unpack_int4(const uint16_t *packed, int in, bf16 *out) {
+    /* vpermw looks at five bits of an index: the table repeats, so that the next nibble's low bit does no harm. */
+    static const float values[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    const __m512i high = _mm512_srli_epi32(_mm512_castps_si512(_mm512_loadu_ps(values)), 16);
+    const __m256i half = _mm512_cvtepi32_epi16(high);
+    const __m512i table = _mm512_inserti64x4(_mm512_castsi256_si512(half), half, 1);
+    for (int k = 0; k < in; k += 8) {
+        __m512i nibbles = _mm512_loadu_si512(packed + k * 4);
+        for (int j = 0; j < 4; j++) {
+            _mm512_storeu_si512(out + (k + 2 * j) * 16, _mm512_permutexvar_epi16(nibbles, table));
+            nibbles = _mm512_srli_epi16(nibbles, 4);
+        }
+    }
+}
+
+/* c[rows][32] for unpacked nibbles: each group's dot products are scaled as they are added. */
+static void block_product_int4(const bf16 *a, const float *sums, const Matrix *w, const bf16 *const *panel, const int *channel,
+                               float (*c)[2 * TILE], int rows) {
+    float dots[2 * TILE][2 * TILE] __attribute__((aligned(64)));
+    const int in = w->padded_in, groups = (in + w->group - 1) / w->group;
+    for (int g = 0; g < groups; g++) {
+        const int begin = g * w->group, width = in - begin < w->group ? in - begin : w->group;
+        block_product_bf16(a + begin, in, panel[0] + begin * 16, panel[1] + begin * 16, width, dots, rows);
+        for (int p = 0; p < 2; p++) {
+            const int64_t at = ((int64_t)(channel[p] / 16) * groups + g) * 16;
+            const __m512 scale = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(w->group_scale + at)));
+            const __m512 least = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(w->group_min + at)));
+            for (int r = 0; r < rows; r++) {
+                float *total = c[r] + p * TILE;
+                const __m512 before = g ? _mm512_load_ps(total) : _mm512_setzero_ps();
+                const __m512 sum = _mm512_set1_ps(sums[(int64_t)r * (in / 32) + g]);
+                _mm512_store_ps(total, _mm512_fmadd_ps(_mm512_load_ps(dots[r] + p * TILE), scale, _mm512_fmadd_ps(sum, least, before)));
+            }
+        }
+    }
+}
+
+/* Finish one row of one pair: bias, adapters, then what the epilogue says. */
+static inline void finish(const Rows *x, const Matrix *w, Epilogue epilogue, int activation, const int32_t *c, int row,
+                          const int *channel, const __mmask16 *mask, float *out) {
+    __m512 y[2];
+    for (int p = 0; p < 2; p++) {
+        if (w->format == INT8) y[p] = dequantize(c + p * TILE, w, channel[p], _mm512_set1_ps(x->scale[row]));
+        else y[p] = _mm512_castsi512_ps(_mm512_loadu_si512(c + p * TILE));
+        if (w->bias) y[p] = _mm512_add_ps(y[p], _mm512_maskz_loadu_ps(mask[p], w->bias + channel[p]));
+        if (x->delta)
+            y[p] = _mm512_add_ps(y[p], _mm512_maskz_loadu_ps(mask[p], x->delta + (int64_t)row * w->out + channel[p]));
+    }
+    if (epilogue == GATED) {
+        const __m512 gate = activation == GELU_TANH ? gelu_tanh_ps(y[0]) : silu_ps(y[0]);
+        _mm512_mask_storeu_ps(out, mask[0], _mm512_mul_ps(gate, y[1]));
+        return;
+    }
+    for (int p = 0; p < 2; p++) {
+        float *at = out + p * TILE;
+        if (epilogue == ADD) y[p] = _mm512_add_ps(_mm512_maskz_loadu_ps(mask[p], at), y[p]);
+        _mm512_mask_storeu_ps(at, mask[p], y[p]);
+    }
+}
+
+/* y = x @ W.T for the panel pairs [begin, end). A pair is two neighbouring panels, or, for GATED, a gate panel and its up
+ * panel, giving one panel act(gate) * up. ADD adds to y. `stride`: floats per row of y. `scratch`: two panels of bf16. */
+static void product(const Rows *x, const Matrix *w, Epilogue epilogue, int activation, float *y, int64_t stride, int begin,
+                    int end, bf16 *scratch) {
     int32_t c[2 * TILE][2 * TILE] __attribute__((aligned(64)));
-    const int64_t panel = (int64_t)w->padded_in * 16;
-    const int half = w->out / 2;
+    const int64_t in = w->padded_in, panel = in * 16;
     for (int pair = begin; pair < end; pair++) {
-        const int first = epilogue == SWIGLU ? pair * 16 : pair * 32;
-        const int second = epilogue == SWIGLU ? first + half : first + 16;
-        const int8_t *b0 = w->packed + first / 16 * panel, *b1 = w->packed + second / 16 * panel;
-        const __mmask16 m0 = first < w->out ? head_mask(w->out - first) : 0;
-        const __mmask16 m1 = second < w->out ? head_mask(w->out - second) : 0;
+        const int first = epilogue == GATED ? pair * 16 : pair * 32;
+        const int channel[2] = {first, epilogue == GATED ? first + w->out / 2 : first + 16};
+        __mmask16 mask[2];
+        for (int p = 0; p < 2; p++) mask[p] = channel[p] < w->out ? head_mask(w->out - channel[p]) : 0;
+        const int64_t at[2] = {channel[0] / 16 * panel, channel[1] / 16 * panel};
+        const bf16 *unpacked[2] = {scratch, scratch + panel};
+        if (w->format == INT4)
+            for (int p = 0; p < 2; p++) unpack_int4((const uint16_t *)w->packed + at[p] / 4, (int)in, scratch + p * panel);
         for (int row = 0; row < x->rows; row += 2 * TILE) {
             const int rows = x->rows - row < 2 * TILE ? x->rows - row : 2 * TILE;
-            block_product(x->x + (int64_t)row * w->padded_in, w->padded_in, b0, b1, w->padded_in, c, rows);
-            for (int r = 0; r < rows; r++) {
-                const __m512 scale = _mm512_set1_ps(x->x_scale[row + r]);
-                const __m512 left = dequantize(c[r], w, first, scale), right = dequantize(c[r] + 16, w, second, scale);
-                float *out = y + (row + r) * stride + first;
-                if (epilogue == SWIGLU) {
-                    _mm512_mask_storeu_ps(out, m0, _mm512_mul_ps(silu_ps(left), right));
-                } else if (epilogue == ADD) {
-                    _mm512_mask_storeu_ps(out, m0, _mm512_add_ps(_mm512_maskz_loadu_ps(m0, out), left));
-                    _mm512_mask_storeu_ps(out + 16, m1, _mm512_add_ps(_mm512_maskz_loadu_ps(m1, out + 16), right));
-                } else {
-                    _mm512_mask_storeu_ps(out, m0, left);
-                    _mm512_mask_storeu_ps(out + 16, m1, right);
-                }
+            if (w->format == INT8) {
+                const int8_t *packed = w->packed;
+                block_product(x->quantized + row * in, in, packed + at[0], packed + at[1], (int)in, c, rows);
+            } else if (w->format == BF16) {
+                const bf16 *packed = w->packed;
+                block_product_bf16(x->halves + row * in, in, packed + at[0], packed + at[1], (int)in, (float(*)[32])c, rows);
+            } else {
+                block_product_int4(x->halves + row * in, x->sums + row * (in / 32), w, unpacked, channel, (float(*)[32])c, rows);
             }
+            for (int r = 0; r < rows; r++)
+                finish(x, w, epilogue, activation, c[r], row + r, channel, mask, y + (row + r) * stride + first);
         }
     }
 }

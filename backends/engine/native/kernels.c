@@ -89,11 +89,12 @@ static void *aligned(size_t bytes) {
 }
 
 static void drop_rows(Workspace *w) {
-    void *buffers[] = {w->x, w->qkv, w->attended, w->state, w->active, w->scale, w->scratch, w->quantized, w->query};
+    void *buffers[] = {w->x,      w->qkv,  w->attended, w->state,     w->active, w->scale, w->normed,
+                       w->branch, w->sums, w->delta,    w->quantized, w->halves, w->query, w->panels};
     for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) free(buffers[i]);
-    w->x = w->qkv = w->attended = w->state = w->active = w->scale = w->scratch = NULL;
+    w->x = w->qkv = w->attended = w->state = w->active = w->scale = w->normed = w->branch = w->sums = w->delta = NULL;
     w->quantized = NULL;
-    w->query = NULL;
+    w->halves = w->query = w->panels = NULL;
     w->rows = 0;
 }
 
@@ -106,33 +107,44 @@ API void still_workspace_free(Workspace *w) {
     free(w);
 }
 
-/* Make room for `rows` rows. Returns 0, or -1 when there is no memory. */
-API int still_workspace_reserve(Workspace *w, const Network *net, int rows) {
+/* Make room for `rows` rows; `adapted`: of which some have adapters. Returns 0, or -1 when there is no memory. */
+API int still_workspace_reserve(Workspace *w, const Network *net, int rows, int adapted) {
     const int threads = omp_get_max_threads();
-    if (rows <= w->rows && threads <= w->threads) return 0;
+    if (rows <= w->rows && threads <= w->threads && (!adapted || w->delta)) return 0;
     drop_rows(w);
+    const size_t hidden = (size_t)net->hidden, inter = (size_t)net->intermediate;
     const size_t heads = (size_t)net->heads * net->head_dim, width = heads + 2 * (size_t)net->kv_heads * net->head_dim;
-    size_t widest = (size_t)net->hidden;
-    if (widest < heads) widest = heads;
-    if (widest < (size_t)net->intermediate) widest = (size_t)net->intermediate;
-    widest = (size_t)padded((int)widest);
+    size_t widest = hidden > heads ? hidden : heads;
+    widest = (size_t)padded((int)(widest > inter ? widest : inter));
     const size_t n = (size_t)(rows + 31) / 32 * 32; /* products read whole blocks of 32 rows */
+    const size_t updated = width > 2 * inter ? width : 2 * inter;
     w->widest = (int64_t)widest;
     w->threads = threads;
-    w->x = aligned(n * (size_t)net->hidden * sizeof(float));
-    w->qkv = aligned(n * width * sizeof(float));
-    w->attended = aligned(n * heads * sizeof(float));
-    w->state = aligned(n * (size_t)net->heads * 2 * sizeof(float));
-    w->active = aligned(n * (size_t)net->intermediate * sizeof(float));
-    w->scale = aligned(n * sizeof(float));
-    w->scratch = aligned((size_t)threads * widest * sizeof(float));
-    w->quantized = aligned(n * widest);
-    w->query = aligned(n * heads * sizeof(bf16));
-    if (!w->x || !w->qkv || !w->attended || !w->state || !w->active || !w->scale || !w->scratch || !w->quantized || !w->query) {
-        drop_rows(w);
-        return -1;
+    const struct { void **buffer; size_t bytes; } wanted[] = {
+        {(void **)&w->x, n * hidden * sizeof(float)},
+        {(void **)&w->qkv, n * width * sizeof(float)},
+        {(void **)&w->attended, n * heads * sizeof(float)},
+        {(void **)&w->state, n * (size_t)net->heads * 2 * sizeof(float)},
+        {(void **)&w->active, n * inter * sizeof(float)},
+        {(void **)&w->scale, n * sizeof(float)},
+        {(void **)&w->normed, n * hidden * sizeof(float)},
+        {(void **)&w->branch, n * hidden * sizeof(float)},
+        {(void **)&w->sums, n * (widest / 32) * sizeof(float)},
+        {(void **)&w->delta, adapted ? n * (updated > hidden ? updated : hidden) * sizeof(float) : 0},
+        {(void **)&w->quantized, n * widest},
+        {(void **)&w->halves, n * widest * sizeof(bf16)},
+        {(void **)&w->query, n * heads * sizeof(bf16)},
+        {(void **)&w->panels, (size_t)threads * widest * 32 * sizeof(bf16)},
+    };
+    for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++) {
+        *wanted[i].buffer = wanted[i].bytes ? aligned(wanted[i].bytes) : NULL;
+        if (wanted[i].bytes && !*wanted[i].buffer) {
+            drop_rows(w);
+            return -1;
+        }
     }
     memset(w->quantized, 128, n * widest);
+    memset(w->halves, 0, n * widest * sizeof(bf16));
     w->rows = (int32_t)n;
     return 0;
 }

@@ -1,10 +1,13 @@
 /* What Python hands over: a network, a step to run, and where results go. Plain C, no Python or torch headers.
  *
  * The layouts are made for the instructions that read them:
- *   weights  int8, panels of 16 output channels: [out / 16][in / 4][16][4], in padded to 64, out to 32
+ *   weights  panels of 16 output channels, in padded to 64, out to 32:
+ *              INT8  [out / 16][in / 4][16][4] int8
+ *              BF16  [out / 16][in / 2][16][2] bf16
+ *              INT4  [out / 16][in / 8][16][2] uint16, four nibbles each: nibble j of half i is input 2 * j + i of eight
  *   keys     bf16, [page][kv head][dim / 2][16 tokens][2]
  *   values   bf16, [page][kv head][8 token pairs][dim][2]
- * Activations are quantized per row to uint8 with zero point 128.
+ * Activations meet INT8 as uint8 with zero point 128 and a scale per row, the other two as bf16.
  */
 #ifndef STILL_NETWORK_H
 #define STILL_NETWORK_H
@@ -18,30 +21,52 @@
 
 typedef uint16_t bf16;
 
+typedef enum { INT8, BF16, INT4 } Format;
+
+/* INT8: w = packed * scale. INT4: w = packed * group_scale + group_min, in groups of `group` inputs (a multiple of 32; what
+ * GPTQ and AWQ call a zero point is -group_min / group_scale). All per channel padded like `packed`. */
 typedef struct {
-    const int8_t *packed;
-    const float *scale;    /* [out], padded */
-    const int32_t *offset; /* [out], padded: 128 * sum of the channel's weights */
-    const float *bias;     /* [out] or NULL */
-    int32_t out, in, padded_in;
+    const void *packed;
+    const float *scale;                      /* INT8: [out] */
+    const int32_t *offset;                   /* INT8: [out], 128 * sum of the channel's weights */
+    const uint16_t *group_scale, *group_min; /* INT4: half precision [out / 16][in / group][16] */
+    const float *bias;                       /* [out] or NULL */
+    int32_t format, out, in, padded_in, group;
 } Matrix;
 
 typedef struct {
-    const float *attn_norm, *mlp_norm, *q_norm, *k_norm; /* the last two may be NULL */
+    const float *attn_norm, *mlp_norm;
+    const float *q_norm, *k_norm, *attn_post_norm, *mlp_post_norm; /* NULL where the model has none */
+    const float *cos, *sin;                                        /* [context, head_dim / 2] */
+    int64_t window;                                                /* tokens a query sees, itself included; 0: all */
     Matrix qkv, o, gate_up, down;
 } Layer;
 
+typedef enum { SILU, GELU_TANH } Activation;
+
 typedef struct {
-    int32_t layers, hidden, intermediate, heads, kv_heads, head_dim;
-    float eps, attention_scale;
+    int32_t layers, hidden, intermediate, heads, kv_heads, head_dim, activation;
+    float eps, attention_scale, embed_scale;
     const Layer *layer;
     const float *final_norm;
-    const bf16 *embed;      /* [vocab, hidden] */
-    const float *cos, *sin; /* [context, head_dim / 2] */
+    const bf16 *embed; /* [vocab, hidden], or NULL: the rows of lm_head */
     Matrix lm_head;
     bf16 *keys, *values;
-    int64_t layer_stride;   /* elements of keys (and of values) per layer */
+    int64_t layer_stride; /* elements of keys (and of values) per layer */
 } Network;
+
+/* A LoRA update of one matrix, y += B A x, the scale being in B. Rank i touches only the channels begin[i] .. end[i] - 1:
+ * several projections share a fused matrix. */
+typedef struct {
+    const float *a;             /* [rank][in] */
+    const float *b;             /* [rank][out] */
+    const int32_t *begin, *end; /* [rank] */
+    int32_t rank;               /* 0: none */
+} LowRank;
+
+typedef struct {
+    LowRank qkv, o, gate_up, down;
+} AdapterLayer;
 
 /* Rows that attend to the same run of pages. Groups of one phase are independent; phases run in order, and a row meets
  * its pages in the order of its sequence, whoever it shares them with: results do not depend on the batch. */
@@ -58,6 +83,7 @@ typedef struct {
     const int64_t *slots;     /* page * PAGE + offset */
     const Group *group;       /* ordered by phase */
     const int32_t *row_list, *page_list;
+    const AdapterLayer *const *adapter; /* per row: layers of its adapter, or NULL; NULL: no row has one */
 } Step;
 
 #endif

@@ -20,6 +20,13 @@ static inline __m512 silu_ps(__m512 x) {
     return _mm512_div_ps(x, _mm512_add_ps(one, exp_ps(_mm512_sub_ps(_mm512_setzero_ps(), x))));
 }
 
+/* x * Phi(x) in the form with tanh, written with the logistic function: (1 + tanh t) / 2 = 1 / (1 + exp(-2 t)). */
+static inline __m512 gelu_tanh_ps(__m512 x) {
+    const __m512 cubed = _mm512_mul_ps(_mm512_mul_ps(x, x), x);
+    const __m512 t = _mm512_mul_ps(_mm512_set1_ps(-1.59576912f), _mm512_fmadd_ps(cubed, _mm512_set1_ps(0.044715f), x));
+    return _mm512_div_ps(x, _mm512_add_ps(_mm512_set1_ps(1.0f), exp_ps(t)));
+}
+
 static inline __mmask16 head_mask(int left) {
     return left >= 16 ? (__mmask16)0xffff : (__mmask16)((1u << left) - 1);
 }
@@ -40,6 +47,26 @@ static float quantize_row(const float *x, uint8_t *out, int n) {
         _mm_mask_storeu_epi8(out + i, m, _mm512_cvtepi32_epi8(q));
     }
     return scale;
+}
+
+/* Round n floats to bf16, zeros up to `width`: a stale infinity there would meet a zero weight and give NaN. */
+static void halve_row(const float *x, bf16 *out, int n, int width) {
+    for (int i = 0; i < width; i += 16) {
+        const __mmask16 m = i < n ? head_mask(n - i) : 0;
+        store_bf16(out + i, _mm512_maskz_loadu_ps(m, x + i));
+    }
+}
+
+/* Sums of groups of bf16 values; `width` is padded, the last group may be short. */
+static void sum_groups(const bf16 *x, float *sums, int width, int group) {
+    for (int begin = 0, g = 0; begin < width; begin += group, g++) {
+        __m512 sum = _mm512_setzero_ps();
+        for (int i = begin; i < begin + group && i < width; i += 16) {
+            const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(x + i)));
+            sum = _mm512_add_ps(sum, _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16)));
+        }
+        sums[g] = _mm512_reduce_add_ps(sum);
+    }
 }
 
 static float inverse_rms(const float *x, int n, float eps) {
@@ -79,7 +106,7 @@ static void rotate_head(float *x, const float *norm, const float *cos, const flo
 static void place_row(const Network *net, const Layer *layer, float *qkv, int position, int64_t slot, bf16 *keys,
                       bf16 *values, bf16 *query) {
     const int dim = net->head_dim, kv_heads = net->kv_heads;
-    const float *cos = net->cos + (int64_t)position * (dim / 2), *sin = net->sin + (int64_t)position * (dim / 2);
+    const float *cos = layer->cos + (int64_t)position * (dim / 2), *sin = layer->sin + (int64_t)position * (dim / 2);
     float *k = qkv + net->heads * dim, *v = k + kv_heads * dim;
     const int64_t page = slot / PAGE;
     const int token = (int)(slot % PAGE);

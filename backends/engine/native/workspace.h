@@ -14,9 +14,9 @@ typedef struct {
 typedef struct {
     int32_t rows, tiles, threads;
     int64_t widest;
-    float *x, *qkv, *attended, *state, *active, *scale, *scratch;
+    float *x, *qkv, *attended, *state, *active, *scale, *normed, *branch, *sums, *delta;
     uint8_t *quantized;
-    bf16 *query;
+    bf16 *halves, *query, *panels;
     Tile *tile;
     int32_t phases, phase_begin[MAX_PHASES + 1];
 } Workspace;

@@ -1,6 +1,7 @@
 /* The x86 build of the decoder, for the instruction set that the including file targets. */
 #include <immintrin.h>
 #include <math.h>
+#include <stddef.h>
 #include <omp.h>
 #include <string.h>
 
@@ -73,6 +74,29 @@ static void block_product(const uint8_t *a, int64_t stride, const int8_t *b0, co
     _tile_stored(0, c[0], 128);
     _tile_stored(1, c[0] + TILE, 128);
 }
+static void block_product_bf16(const bf16 *a, int64_t stride, const bf16 *b0, const bf16 *b1, int in, float (*c)[32], int rows) {
+    const int64_t bytes = stride * (int64_t)sizeof(bf16);
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    for (int k = 0; k < in; k += 32) {
+        _tile_loadd(4, a + k, bytes);
+        _tile_loadd(6, b0 + k * 16, 64);
+        _tile_loadd(7, b1 + k * 16, 64);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_dpbf16ps(1, 4, 7);
+        if (rows > TILE) {
+            _tile_loadd(5, a + TILE * stride + k, bytes);
+            _tile_dpbf16ps(2, 5, 6);
+            _tile_dpbf16ps(3, 5, 7);
+        }
+    }
+    _tile_stored(0, c[0], 128);
+    _tile_stored(1, c[0] + TILE, 128);
+    _tile_stored(2, c[TILE], 128);
+    _tile_stored(3, c[TILE] + TILE, 128);
+}
 #else
 static void begin_products(void) {}
 static void begin_attention(void) {}
@@ -97,9 +121,30 @@ static void block_product(const uint8_t *a, int64_t stride, const int8_t *b0, co
         }
     }
 }
+static void block_product_bf16(const bf16 *a, int64_t stride, const bf16 *b0, const bf16 *b1, int in, float (*c)[32], int rows) {
+    for (int r = 0; r < rows; r += 8) {
+        __m512 acc[8][2];
+        for (int j = 0; j < 8; j++) acc[j][0] = acc[j][1] = _mm512_setzero_ps();
+        for (int k = 0; k < in; k += 2) {
+            const __m512i w0 = _mm512_loadu_si512(b0 + k * 16), w1 = _mm512_loadu_si512(b1 + k * 16);
+            for (int j = 0; j < 8; j++) {
+                int32_t pair;
+                memcpy(&pair, a + (r + j) * stride + k, sizeof pair);
+                const __m512i x = _mm512_set1_epi32(pair);
+                acc[j][0] = dot_bf16(acc[j][0], x, w0);
+                acc[j][1] = dot_bf16(acc[j][1], x, w1);
+            }
+        }
+        for (int j = 0; j < 8; j++) {
+            _mm512_storeu_ps(c[r + j], acc[j][0]);
+            _mm512_storeu_ps(c[r + j] + 16, acc[j][1]);
+        }
+    }
+}
 #endif
 
 #include "rows.h"
+#include "adapters.h"
 #include "gemm.h"
 #include "attention.h"
 #include "forward.h"

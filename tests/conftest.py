@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 import torch
 from still.backends.models import DecoderSpec, Model, load_model
+from still.backends.models.layout import head_quantization, matrix_tensors
 
 
 @pytest.fixture(scope="session")
@@ -26,8 +27,7 @@ def random_weights(spec: DecoderSpec, seed: int) -> dict[str, torch.Tensor]:
         return torch.randn(rows, columns, generator=generator) * (2.0 / columns**0.5)
 
     heads, kv, dim = spec.num_heads, spec.num_kv_heads, spec.head_dim
-    weights = {"embed": matrix(spec.vocab_size, spec.hidden_size), "norm": torch.ones(spec.hidden_size)}
-    weights["lm_head"] = weights["embed"]
+    weights = {"lm_head": matrix(spec.vocab_size, spec.hidden_size), "norm": torch.ones(spec.hidden_size)}
     for i in range(spec.num_layers):
         prefix = f"layers.{i}"
         weights[f"{prefix}.attn_norm"] = torch.ones(spec.hidden_size)
@@ -48,20 +48,25 @@ def tiny_model(model_fp32) -> Model:
     return dataclasses.replace(model_fp32, name="tiny", digest="0" * 64, spec=spec, weights=random_weights(spec, 0))
 
 
+def in_format(model: Model, quantization: str) -> Model:
+    """An fp32 model with its matrices in another format."""
+    weights = {}
+    for name, tensor in model.weights.items():
+        form = head_quantization(quantization) if name == "lm_head" else quantization
+        weights |= matrix_tensors(name, tensor, form) if tensor.ndim == 2 else {name: tensor}
+    return dataclasses.replace(model, name=f"tiny-{quantization}", quantization=quantization, weights=weights)
+
+
 @pytest.fixture(scope="session")
 def tiny_int8(tiny_model) -> Model:
     """The tiny model with int8 weights, which the compiled decoder runs."""
-    weights = {}
-    for name, tensor in tiny_model.weights.items():
-        if name == "embed":
-            weights[name] = tensor.to(torch.bfloat16)
-        elif tensor.ndim == 2:
-            scale = tensor.abs().amax(dim=1) / 127
-            weights[f"{name}.q"] = (tensor / scale[:, None]).round().to(torch.int8)
-            weights[f"{name}.scale"] = scale
-        else:
-            weights[name] = tensor
-    return dataclasses.replace(tiny_model, name="tiny-int8", quantization="int8", weights=weights)
+    return in_format(tiny_model, "int8")
+
+
+@pytest.fixture(scope="session", params=["int8", "bf16", "int4"])
+def tiny_quantized(request, tiny_model) -> Model:
+    """The tiny model in every format that the compiled decoder runs."""
+    return in_format(tiny_model, request.param)
 
 
 @pytest.fixture(scope="session")

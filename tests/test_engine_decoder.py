@@ -35,8 +35,8 @@ def reference(model_fp32):
     with torch.device("meta"):
         network = LlamaForCausalLM(config)
     kv = spec.num_kv_heads * spec.head_dim
-    state = {"model.embed_tokens.weight": weights["embed"], "model.norm.weight": weights["norm"]}
-    state["lm_head.weight"] = weights["embed"]
+    state = {"model.embed_tokens.weight": weights["lm_head"], "model.norm.weight": weights["norm"]}
+    state["lm_head.weight"] = weights["lm_head"]
     for i in range(spec.num_layers):
         ours, theirs = f"layers.{i}.", f"model.layers.{i}."
         q, k, v = weights[ours + "qkv"].split([spec.num_heads * spec.head_dim, kv, kv])

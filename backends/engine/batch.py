@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ..models import Adapter
 from .pages import PAGE_SIZE
 from .scheduler import Chunk
 
@@ -59,6 +60,14 @@ class Batch:
     slots: Ints
     parts: list[Part]
     runs: list[SharedRun]
+
+    def adapted(self) -> dict[Adapter, Ints]:
+        """Rows of the sequences that use an adapter, by adapter."""
+        found: dict[Adapter, list[Ints]] = {}
+        for part in self.parts:
+            if part.chunk.sequence.adapter is not None:
+                found.setdefault(part.chunk.sequence.adapter, []).append(np.arange(part.row, part.row + part.rows))
+        return {adapter: np.concatenate(rows) for adapter, rows in found.items()}
 
 
 def build_batch(chunks: list[Chunk]) -> Batch:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import gelu, rms_norm, silu
 
-from ..models import DecoderSpec, Model
+from ..models import DecoderSpec, LowRank, Model
 from .attention import AttentionPlan, attend, plan_attention
 from .batch import Batch
 from .linear import Linear, embedding, linear
@@ -35,6 +35,21 @@ class Layer:
         self.k_norm = weights.get(f"{prefix}.k_norm")
         self.attn_post_norm = weights.get(f"{prefix}.attn_post_norm")
         self.mlp_post_norm = weights.get(f"{prefix}.mlp_post_norm")
+
+
+class Projections:
+    """A layer's products for one step: base weights, plus each adapter's update on the rows that use it."""
+
+    def __init__(self, layer: Layer, updates: list[tuple[dict[str, LowRank], torch.Tensor]]) -> None:
+        self._layer, self._updates = layer, updates
+
+    def __call__(self, name: str, x: torch.Tensor) -> torch.Tensor:
+        """float32 [rows, in] through the matrix `name` (`qkv`, `o`, `gate_up` or `down`)."""
+        y: torch.Tensor = getattr(self._layer, name)(x)
+        for matrices, rows in self._updates:
+            if update := matrices.get(name):
+                y[rows] += x[rows] @ update.a.t() @ update.b
+        return y
 
 
 class TorchDecoder:
@@ -68,11 +83,13 @@ class TorchDecoder:
         slots, positions = torch.from_numpy(batch.slots), torch.from_numpy(batch.positions)
         plans = {window: plan_attention(batch, window) for window in {layer.window for layer in self.layers}}
         x = embedding(self._weights, torch.from_numpy(batch.tokens)) * self.spec.embed_scale
-        for layer, tables, keys, values in zip(self.layers, self._tables, self._keys, self._values, strict=True):
-            cos, sin = tables[0][positions], tables[1][positions]
-            y = self._attention(layer, x, (cos, sin), slots, keys, values, plans[layer.window])
+        adapted = [(adapter, torch.from_numpy(rows)) for adapter, rows in batch.adapted().items()]
+        for i, layer in enumerate(self.layers):
+            tables = self._tables[i][0][positions], self._tables[i][1][positions]
+            project = Projections(layer, [(adapter.layers[i], rows) for adapter, rows in adapted])
+            y = self._attention(layer, project, x, tables, slots, self._keys[i], self._values[i], plans[layer.window])
             x = x + (y if layer.attn_post_norm is None else self._norm(y, layer.attn_post_norm))
-            y = self._feed_forward(layer, x)
+            y = self._feed_forward(layer, project, x)
             x = x + (y if layer.mlp_post_norm is None else self._norm(y, layer.mlp_post_norm))
         return self._norm(x, self.norm)
 
@@ -87,22 +104,23 @@ class TorchDecoder:
     def _norm(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         return rms_norm(x, (x.shape[-1],), weight, self.spec.rms_eps)
 
-    def _feed_forward(self, layer: Layer, x: torch.Tensor) -> torch.Tensor:
-        gate, up = layer.gate_up(self._norm(x, layer.mlp_norm)).chunk(2, dim=-1)
+    def _feed_forward(self, layer: Layer, project: Projections, x: torch.Tensor) -> torch.Tensor:
+        gate, up = project("gate_up", self._norm(x, layer.mlp_norm)).chunk(2, dim=-1)
         active = gelu(gate, approximate="tanh") if self.spec.activation == "gelu_tanh" else silu(gate)
-        return layer.down(active * up)
+        return project("down", active * up)
 
     def _attention(
-        self, layer: Layer, x: torch.Tensor, tables: Tables, slots: torch.Tensor,
+        self, layer: Layer, project: Projections, x: torch.Tensor, tables: Tables, slots: torch.Tensor,
         keys: torch.Tensor, values: torch.Tensor, plan: AttentionPlan,
     ) -> torch.Tensor:  # fmt: skip
         spec = self.spec
         rows, kv, dim = x.shape[0], spec.num_kv_heads, spec.head_dim
-        qkv = layer.qkv(self._norm(x, layer.attn_norm)).view(rows, -1, dim)
+        qkv = project("qkv", self._norm(x, layer.attn_norm)).view(rows, -1, dim)
         q, k, v = torch.split(qkv, [spec.num_heads, kv, kv], dim=1)
         if layer.q_norm is not None and layer.k_norm is not None:
             q, k = self._norm(q, layer.q_norm), self._norm(k, layer.k_norm)
         keys[slots] = rotate(k, *tables).to(keys.dtype)
         values[slots] = v.to(values.dtype)
         q = rotate(q, *tables).to(keys.dtype).view(rows, kv, spec.num_heads // kv, dim)
-        return layer.o(attend(q, keys, values, plan, spec.attention_scale).reshape(rows, -1).float())
+        attended = attend(q, keys, values, plan, spec.attention_scale)
+        return project("o", attended.reshape(rows, -1).float())

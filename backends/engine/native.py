@@ -12,12 +12,13 @@ from collections.abc import Iterator
 from functools import lru_cache
 from itertools import groupby
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 
 from ...errors import EngineError
-from ..models import Model
+from ..models import Adapter, LowRank, Model
 from ..models.spec import ACTIVATIONS
 from .batch import Batch
 from .packing import Packer
@@ -56,6 +57,14 @@ class _Network(ctypes.Structure):
         ("layer", ctypes.POINTER(_Layer)), ("final_norm", _P), ("embed", _P), ("lm_head", _Matrix),
         ("keys", _P), ("values", _P), ("layer_stride", ctypes.c_int64),
     )  # fmt: skip
+
+
+class _LowRank(ctypes.Structure):
+    _fields_ = (("a", _P), ("b", _P), ("begin", _P), ("end", _P), ("rank", _I))
+
+
+class _AdapterLayer(ctypes.Structure):
+    _fields_ = tuple((name, _LowRank) for name in _MATRICES)
 
 
 class _Group(ctypes.Structure):
@@ -138,6 +147,8 @@ class NativeDecoder:
             keys=self._zeros(spec.num_layers * stride), values=self._zeros(spec.num_layers * stride),
             layer_stride=stride,
         )  # fmt: skip
+        # Weak: an adapter that was unloaded, and that no sequence uses any more, takes its structures along.
+        self._adapter_layers: WeakKeyDictionary[Adapter, tuple[Any, list[Any]]] = WeakKeyDictionary()
         self._workspace = library.still_workspace_new()
         library.still_release_team()
 
@@ -156,7 +167,10 @@ class NativeDecoder:
             page_list=page_list.ctypes.data,
         )  # fmt: skip
         network = ctypes.byref(self._network)
-        self._reserve(rows, adapted=False)
+        adapters = self._adapters(batch)
+        self._reserve(rows, adapted=adapters is not None)
+        if adapters is not None:
+            step.adapter = adapters.ctypes.data
         if self._library.still_workspace_tiles(self._workspace, network, ctypes.byref(step)):
             raise EngineError(f"no memory to plan a step of {rows} rows")
         out = torch.empty(rows, self._hidden)
@@ -187,6 +201,18 @@ class NativeDecoder:
         if self._library.still_workspace_reserve(self._workspace, ctypes.byref(self._network), rows, adapted):
             raise EngineError(f"no memory for a step of {rows} rows: lower max_rows")
 
+    def _adapters(self, batch: Batch) -> Any:
+        """uint64 [rows], addresses of the rows' adapters in C (0: none); None when no row has one."""
+        adapted = batch.adapted()
+        if not adapted:
+            return None
+        addresses = np.zeros(len(batch.tokens), dtype=np.uint64)
+        for adapter, rows in adapted.items():
+            if adapter not in self._adapter_layers:
+                self._adapter_layers[adapter] = _adapter_layers(adapter)
+            addresses[rows] = ctypes.addressof(self._adapter_layers[adapter][0])
+        return addresses
+
     def _layers(self, model: Model, packer: Packer, max_context: int) -> Iterator[_Layer]:
         spec, weights = model.spec, model.weights
         half = spec.head_dim // 2
@@ -210,6 +236,26 @@ class NativeDecoder:
         array = np.zeros(count, dtype=np.uint16)
         self._keep.append(array)
         return int(array.ctypes.data)
+
+
+def _adapter_layers(adapter: Adapter) -> tuple[Any, list[Any]]:
+    """An adapter as an array of C layers, and the memory they point to (tensors, which `adapter` itself also holds)."""
+    keep: list[Any] = []
+
+    def low_rank(update: LowRank | None) -> _LowRank:
+        if update is None:
+            return _LowRank(rank=0)
+        ranges = np.array([update.begin, update.end], dtype=np.int32)
+        keep.extend((update.a, update.b, ranges))
+        return _LowRank(
+            a=update.a.data_ptr(), b=update.b.data_ptr(), begin=ranges[0].ctypes.data, end=ranges[1].ctypes.data,
+            rank=len(update.begin),
+        )  # fmt: skip
+
+    layers = (_AdapterLayer * len(adapter.layers))(
+        *(_AdapterLayer(**{name: low_rank(layer.get(name)) for name in _MATRICES}) for layer in adapter.layers)
+    )
+    return layers, keep
 
 
 def _groups(batch: Batch) -> tuple[Any, Any, Any]:

@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from ...errors import EngineError
-from ..models import Tokenizer
+from ..models import Adapter, Tokenizer
 from .grammar import GrammarCompiler, Matcher
 from .pages import Page
 from .request import Decode, Forced, Request, Result, Step, StepResult, Usage
@@ -44,6 +44,7 @@ class Sequence:
     results: list[StepResult] = field(default_factory=list)
     matcher: Matcher | None = None
     finished: bool = False
+    adapter: Adapter | None = None
     _start: int = 0
     """Index in `tokens` where the current step began."""
     _logprobs: list[float] = field(default_factory=list)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .adapter import Adapter, LowRank, load_adapter
 from .model import Model, load_model
 from .quantize import QUANTIZATIONS, Groups, Quantization, dequantize_groups
 from .source import ModelSource, resolve
@@ -10,13 +11,16 @@ from .tokenizer import Tokenizer
 
 __all__ = [
     "QUANTIZATIONS",
+    "Adapter",
     "DecoderSpec",
     "Groups",
+    "LowRank",
     "Model",
     "ModelSource",
     "Quantization",
     "Tokenizer",
     "dequantize_groups",
+    "load_adapter",
     "load_model",
     "resolve",
 ]

@@ -98,7 +98,9 @@ def test_company_and_sharing_change_no_bit(tiny_quantized, level, shared, length
     chunks = []
     for tokens, (before, _) in zip(own, lengths, strict=True):
         s = SimpleNamespace(
-            tokens=prefix + tokens, pages=common + [Page(next(free)) for _ in range(-(-len(tokens) // PAGE_SIZE))], adapter=None
+            tokens=prefix + tokens,
+            pages=common + [Page(next(free)) for _ in range(-(-len(tokens) // PAGE_SIZE))],
+            adapter=None,
         )
         if before:
             native.forward(build_batch([Chunk(s, len(prefix), len(prefix) + before)]))

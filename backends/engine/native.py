@@ -94,6 +94,7 @@ def _library() -> ctypes.CDLL | None:
         "still_forward": [_I, _P, _P, _P, _P],
         "still_logits": [_I, _P, _P, _I, _P, _P],
         "still_pick": [_I, _P, _I, _I, _P, _P, _P],
+        "still_page_out": [_P, ctypes.c_size_t],
     }.items():
         getattr(library, name).argtypes = arguments
     return library
@@ -151,6 +152,9 @@ class NativeDecoder:
         self._adapter_layers: WeakKeyDictionary[Adapter, tuple[Any, list[Any]]] = WeakKeyDictionary()
         self._workspace = library.still_workspace_new()
         library.still_release_team()
+        for name in set(weights) - {"embed"}:
+            library.still_page_out(weights[name].data_ptr(), weights[name].nbytes)
+        library.still_trim()
 
     def __del__(self) -> None:
         if hasattr(self, "_workspace"):

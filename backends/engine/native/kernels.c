@@ -20,10 +20,17 @@
 
 enum { NONE, VNNI, VNNI_BF16, AMX };
 
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
+#if defined(__linux__)
+#include <sys/mman.h>
+#include <unistd.h>
+#endif
+
 #if defined(__x86_64__) && defined(__linux__)
 #include <cpuid.h>
 #include <sys/syscall.h>
-#include <unistd.h>
 
 #define DECLARE(suffix)                                                              \
     void forward_##suffix(const Network *, const Step *, Workspace *, float *);      \
@@ -82,6 +89,25 @@ API void still_logits(int level, const Network *net, const float *states, int ro
 /* Let go of the calling thread's idle OpenMP workers. With more threads alive than cores, libgomp stops spinning at its
  * barriers and sleeps, which doubles the time of a decoding step: torch leaves a team behind in the thread that loads. */
 API void still_release_team(void) { omp_pause_resource_all(omp_pause_soft); }
+
+/* Packed weights are read from now on, not the file they were mapped from: its pages need not stay in memory. Unlike
+ * MADV_DONTNEED this loses nothing if the memory turns out not to be a map of a file. */
+API void still_page_out(const void *memory, size_t bytes) {
+#if defined(__linux__) && defined(MADV_PAGEOUT)
+    const uintptr_t size = (uintptr_t)sysconf(_SC_PAGESIZE);
+    const uintptr_t begin = ((uintptr_t)memory + size - 1) / size * size, end = ((uintptr_t)memory + bytes) / size * size;
+    if (begin < end) madvise((void *)begin, end - begin, MADV_PAGEOUT);
+#else
+    (void)memory, (void)bytes;
+#endif
+}
+
+/* Give back to the system what loading allocated and freed in between. */
+API void still_trim(void) {
+#if defined(__GLIBC__)
+    malloc_trim(0);
+#endif
+}
 
 static void *aligned(size_t bytes) {
     void *memory = NULL;

@@ -1,8 +1,9 @@
 """Benchmark cells: one (case, system) measurement each, in a process of its own, cached by content.
 
 A cell's script is run as `SCRIPT --cell CASE SYSTEM` and prints its metrics as one JSON object on its last line. The result
-is kept in .still/benchmarks under a digest of the script's sources, the case, the system and its version, so that a long
-table can be filled over several runs and a changed benchmark is measured anew.
+is kept in .still/benchmarks under a digest of the sources (this file and those whose names begin with the script's), the
+case, the system and its version, so that a long table can be filled over several runs and a changed benchmark is measured
+anew.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ Row = dict[str, Any]
 
 def measure(script: Path, case: str, system: str, version: str, fresh: bool = False) -> Row:
     """Return the row of a cell, from the cache or a new process; `metrics` holds `error` where it failed."""
-    sources = "".join(path.read_text("utf-8") for path in sorted(script.parent.glob("*.py")))
+    own = [Path(__file__), *sorted(script.parent.glob(f"{script.stem}*.py"))]
+    sources = "".join(path.read_text("utf-8") for path in own)
     key = hashlib.sha256("\0".join((sources, case, system, version)).encode()).hexdigest()[:16]
     file = CACHE / f"{script.stem}-{case}-{system}-{key}.json"
     if file.is_file() and not fresh:

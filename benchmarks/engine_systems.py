@@ -1,7 +1,7 @@
 """The engines that are compared, behind one function: run these prompts, each for exactly so many tokens.
 
-Each peer runs at the best of the settings tried: OpenVINO with its continuous-batching backend and prefix caching;
-llama.cpp with a unified KV cache, flash attention and one slot per request; transformers in bf16.
+Each system is measured at every one of its `settings`, and the best one counts: llama.cpp (a unified KV cache, one slot per
+request) with three weight formats. OpenVINO runs its continuous-batching backend with prefix caching; transformers in bf16.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 MODEL = "smollm2-135m"
 CACHE_TOKENS = 65536
@@ -34,8 +34,9 @@ def gguf_path() -> str:
 
 class Still:
     package = "still"
+    settings: ClassVar = ("int8",)
 
-    def __init__(self, quantization: str = "int8") -> None:
+    def __init__(self, quantization: str) -> None:
         from still.backends.engine import Engine
         from still.backends.models import load_model
 
@@ -53,8 +54,9 @@ class Still:
 
 class OpenVINO:
     package = "openvino-genai"
+    settings: ClassVar = ("prefix caching",)
 
-    def __init__(self) -> None:
+    def __init__(self, _: str) -> None:
         import openvino_genai
 
         scheduler = openvino_genai.SchedulerConfig()
@@ -74,13 +76,15 @@ class OpenVINO:
 
 class LlamaCpp:
     package = "xllamacpp"
+    settings: ClassVar = ("Q8_0", "Q4_0", "Q4_1")
 
-    def __init__(self) -> None:
+    def __init__(self, weights: str) -> None:
         import xllamacpp
+        from engine_weights import requantized
 
         threads = os.cpu_count() or 1
         parameters = xllamacpp.CommonParams()
-        parameters.model.path = gguf_path()
+        parameters.model.path = str(requantized(Path(gguf_path()), weights))
         parameters.n_ctx = CACHE_TOKENS
         parameters.n_parallel = 64
         parameters.kv_unified = True
@@ -101,8 +105,9 @@ class LlamaCpp:
 
 class Transformers:
     package = "transformers"
+    settings: ClassVar = ("bf16",)
 
-    def __init__(self) -> None:
+    def __init__(self, _: str) -> None:
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
 

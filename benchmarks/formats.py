@@ -15,22 +15,21 @@ from still.backends.engine import Decode, Engine, Request
 from still.backends.models import load_model
 
 MODEL = "smollm2-135m"
-FORMATS = ("fp32", "int8")
+FORMATS = ("fp32", "bf16", "int8", "int4")
 POSITIONS = 400
 TEXT = Path(__file__).parents[1] / "README.md"
 
 
 def measure(quantization: str) -> tuple[float, list[int], int]:
     """Mean negative log-likelihood per token (nats), the most likely tokens, and bytes of weights."""
-    model = load_model(MODEL, quantization)  # type: ignore[arg-type]
+    model = load_model(MODEL, quantization)
     tokens = model.tokenizer.encode(TEXT.read_text("utf-8"))[: POSITIONS + 1]
     with Engine(model, cache_tokens=8192) as engine:
         (scores,) = engine.score(tokens[:1], [tokens[1:]])
         step = (Decode(1, ignore_eos=True),)
         futures = [engine.submit(Request(tuple(tokens[: i + 1]), step)) for i in range(POSITIONS)]
         best = [future.result().steps[0].tokens[0] for future in futures]
-    # A tied fp32 head is the embedding itself: count memory once.
-    size = sum({t.data_ptr(): t.numel() * t.element_size() for t in model.weights.values()}.values())
+    size = sum(tensor.nbytes for tensor in model.weights.values())
     return -sum(scores) / len(scores), best, size
 
 

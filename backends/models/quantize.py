@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
@@ -49,9 +50,7 @@ def quantize_groups(weight: torch.Tensor, group: int = GROUP) -> Groups:
     low, high = blocks.amin(dim=-1, keepdim=True), blocks.amax(dim=-1, keepdim=True)
     least = torch.full(low.shape, float("inf"))
     best = [torch.zeros_like(blocks, dtype=torch.uint8), torch.zeros_like(low).half(), torch.zeros_like(low).half()]
-    for shrink in _SHRINKS:
-        middle, half = (low + high) / 2, (high - low) / 2 * shrink
-        scale, minimum = (half * 2 / 15).half(), (middle - half).half()
+    for scale, minimum in _grids(low, high):
         step = torch.where(scale > 0, scale.float(), 1.0)
         nibbles = ((blocks - minimum.float()) / step).round_().clamp_(0, 15)
         error = (nibbles * scale.float() + minimum.float() - blocks).square_().sum(dim=-1, keepdim=True)
@@ -61,6 +60,18 @@ def quantize_groups(weight: torch.Tensor, group: int = GROUP) -> Groups:
         best = [torch.where(better, new, old) for new, old in zip(found, best, strict=True)]
     nibbles = best[0].view(out, -1)
     return Groups(nibbles[:, ::2] | nibbles[:, 1::2] << 4, best[1].view(out, -1), best[2].view(out, -1))
+
+
+def _grids(low: torch.Tensor, high: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Scales and minima (half precision) to try for groups that range from `low` to `high`."""
+    import torch
+
+    middle, half = (low + high) / 2, (high - low) / 2
+    for shrink in _SHRINKS:
+        yield (half * shrink * 2 / 15).half(), (middle - half * shrink).half()
+    # Q4_0's grid: its largest value is eight steps from zero.
+    step = (torch.maximum(-low, high) / 8).half()
+    yield step, step * torch.where(-low >= high, -8, -7)
 
 
 def dequantize_groups(groups: Groups, width: int) -> torch.Tensor:

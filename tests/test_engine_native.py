@@ -1,5 +1,6 @@
 """The compiled decoder: against the torch one, and bit for bit against itself in every arrangement."""
 
+import dataclasses
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -15,6 +16,7 @@ from still.backends.engine.linear import Int8Linear
 from still.backends.engine.native import NativeDecoder, native_level, runs_natively
 from still.backends.engine.pages import PAGE_SIZE, Page
 from still.backends.engine.scheduler import Chunk
+from still.errors import EngineError
 
 pytestmark = pytest.mark.skipif(native_level() == 0, reason="the compiled decoder does not run on this machine")
 LEVELS = range(1, native_level() + 1)
@@ -148,3 +150,15 @@ def test_models_it_does_not_cover_run_on_torch(tiny_model):
     assert not runs_natively(tiny_model), "float32 is the reference path"
     with Engine(tiny_model, cache_tokens=512) as engine:
         assert isinstance(engine._runner.decoder, TorchDecoder)
+
+
+def test_broken_weights_fail_the_request_and_not_the_engine(tiny_quantized):
+    weights = {**tiny_quantized.weights, "norm": tiny_quantized.weights["norm"].clone()}
+    with Engine(dataclasses.replace(tiny_quantized, weights=weights), cache_tokens=1024) as engine:
+        assert isinstance(engine._runner.decoder, NativeDecoder)
+        expected = engine.generate((1, 2, 3), max_tokens=4).steps
+        weights["norm"].fill_(float("nan"))  # the compiled decoder reads this very memory
+        with pytest.raises(EngineError, match="not numbers"):
+            engine.generate((1, 2, 3), max_tokens=4)
+        weights["norm"].copy_(tiny_quantized.weights["norm"])
+        assert engine.generate((1, 2, 3), max_tokens=4).steps == expected

@@ -113,8 +113,10 @@ def write(path, architecture="llama", tied=True, kind=Type.F32, tensors=None, me
 
 
 def canonical(expected, spec):
-    wanted = {"embed": expected["token_embd.weight"], "norm": expected["output_norm.weight"]}
-    wanted["lm_head"] = wanted["embed"] if spec.tie_embeddings else expected["output.weight"]
+    tied = spec.tie_embeddings
+    wanted = {"norm": expected["output_norm.weight"], "lm_head": expected["token_embd.weight" if tied else "output.weight"]}
+    if not tied:
+        wanted["embed"] = expected["token_embd.weight"]
     for i in range(LAYERS):
         blk, new = f"blk.{i}.", f"layers.{i}."
         wanted[new + "attn_norm"] = expected[blk + "attn_norm.weight"]

@@ -18,7 +18,7 @@ from .spec import DecoderSpec
 if TYPE_CHECKING:
     import torch
 
-_ARCHITECTURES = ("llama", "qwen2", "qwen3")
+_ARCHITECTURES = ("llama", "qwen2", "qwen3", "gemma3")
 _OUTER_NAMES = {"embed": "token_embd.weight", "norm": "output_norm.weight", "lm_head": "output.weight"}
 _LAYER_NAMES = {
     "attn_norm": "attn_norm.weight",
@@ -35,6 +35,15 @@ _LAYER_NAMES = {
     "gate": "ffn_gate.weight",
     "up": "ffn_up.weight",
     "down": "ffn_down.weight",
+    "attn_post_norm": "post_attention_norm.weight",
+    "mlp_post_norm": "post_ffw_norm.weight",
+}
+_GEMMA_27B_LAYERS = 62
+"""The one Gemma 3 whose scores are scaled by its width instead of its head's; a GGUF file does not say so."""
+_YARN = {
+    "attention_factor": "rope.scaling.attn_factor",
+    "beta_fast": "rope.scaling.yarn_beta_fast",
+    "beta_slow": "rope.scaling.yarn_beta_slow",
 }
 _ROPE_FACTORS = "rope_freqs.weight"
 _LAYER_PART = re.compile(r"layers\.(\d+)\.(.+)")
@@ -153,13 +162,15 @@ def _read_spec(header: GGUFHeader, rope_factors: np.ndarray[Any, Any] | None) ->
     embed = header.tensors.get(_OUTER_NAMES["embed"])
     if embed is None:
         raise ModelError(f"{header.path}: tensor {_OUTER_NAMES['embed']!r} is missing")
-    theta = meta.number("rope.freq_base", 10000.0)
+    gemma = architecture == "gemma3"
+    theta = meta.number("rope.freq_base", 1e6 if gemma else 1e4)
+    layers = meta.integer("block_count")
     return DecoderSpec(
         architecture=architecture,
         vocab_size=embed.shape[0],
         hidden_size=hidden,
         intermediate_size=meta.integer("feed_forward_length"),
-        num_layers=meta.integer("block_count"),
+        num_layers=layers,
         num_heads=heads,
         num_kv_heads=meta.integer("attention.head_count_kv", heads),
         head_dim=head_dim,
@@ -169,14 +180,14 @@ def _read_spec(header: GGUFHeader, rope_factors: np.ndarray[Any, Any] | None) ->
         max_position=meta.integer("context_length"),
         tie_embeddings=_OUTER_NAMES["lm_head"] not in header.tensors,
         attention_bias="blk.0.attn_q.bias" in header.tensors,
-        qk_norm=architecture == "qwen3",
+        qk_norm=architecture == "qwen3" or gemma,
         sliding_window=meta.integer("attention.sliding_window") if meta.get("attention.sliding_window") else None,
-        full_attention_every=0,
-        local_rope_theta=None,
-        activation="silu",
-        post_norms=False,
-        embed_scale=1.0,
-        attention_scale=head_dim**-0.5,
+        full_attention_every=meta.integer("attention.sliding_window_pattern", 6) if gemma else 0,
+        local_rope_theta=meta.number("rope.freq_base_swa", 1e4) if gemma else None,
+        activation="gelu_tanh" if gemma else "silu",
+        post_norms=gemma,
+        embed_scale=hidden**0.5 if gemma else 1.0,
+        attention_scale=(hidden / heads if gemma and layers == _GEMMA_27B_LAYERS else head_dim) ** -0.5,
     )
 
 
@@ -196,4 +207,7 @@ def _rope_scaling(
     scaling = {"rope_type": kind, "factor": meta.number("rope.scaling.factor", 1.0)}
     if kind == "yarn":
         scaling["original_max_position_embeddings"] = meta.integer("rope.scaling.original_context_length")
+        for ours, theirs in _YARN.items():
+            if meta.get(theirs) is not None:
+                scaling[ours] = meta.number(theirs)
     return scaling

@@ -31,6 +31,11 @@ _LAYER_NAMES = {
     "up": "mlp.up_proj.weight",
     "down": "mlp.down_proj.weight",
 }
+_GEMMA_NAMES = _LAYER_NAMES | {
+    "attn_post_norm": "post_attention_layernorm.weight",
+    "mlp_norm": "pre_feedforward_layernorm.weight",
+    "mlp_post_norm": "post_feedforward_layernorm.weight",
+}
 _LAYER_PART = re.compile(r"layers\.(\d+)\.(.+)")
 _IGNORED = re.compile(r".*\.rotary_emb\.inv_freq")  # a buffer that old checkpoints saved
 _FLOATS = ("torch.float32", "torch.float16", "torch.bfloat16")
@@ -55,21 +60,26 @@ class SafetensorsFolder:
             shapes |= layer_shapes
         self._require(shapes)
         self._shapes = shapes
-        known = {_file_name(part) for part in shapes} | {_OUTER_NAMES["lm_head"]}
+        known = {self._name(part) for part in shapes} | {_OUTER_NAMES["lm_head"]}
         extra = [name for name in self._files if name not in known and not _IGNORED.fullmatch(name)]
         if extra:
             raise ModelError(f"{path}: tensor {min(extra)!r} is not part of a supported {self.spec.architecture} model")
 
     def _require(self, parts: dict[str, tuple[int, ...]]) -> None:
         for part in parts:
-            if _file_name(part) not in self._files:
-                raise ModelError(f"{self.path}: tensor {_file_name(part)!r} is missing")
+            if self._name(part) not in self._files:
+                raise ModelError(f"{self.path}: tensor {self._name(part)!r} is missing")
+
+    def _name(self, part: str) -> str:
+        match = _LAYER_PART.fullmatch(part)
+        names = _GEMMA_NAMES if self.spec.architecture == "gemma3" else _LAYER_NAMES
+        return f"model.layers.{match[1]}.{names[match[2]]}" if match else _OUTER_NAMES[part]
 
     def read(self, part: str) -> torch.Tensor:
         import torch
         from safetensors import SafetensorError, safe_open
 
-        name = _file_name(part)
+        name = self._name(part)
         file = self._files[name]
         try:
             with safe_open(file, framework="pt") as tensors:
@@ -79,7 +89,9 @@ class SafetensorsFolder:
         expect_shape(file, name, tuple(tensor.shape), self._shapes[part])
         if str(tensor.dtype) not in _FLOATS:
             raise ModelError(f"{file}: tensor {name!r} has dtype {tensor.dtype}; supported: {', '.join(_FLOATS)}")
-        return tensor.to(torch.float32, copy=True)
+        owned = tensor.to(torch.float32, copy=True)
+        # Gemma's norms multiply by 1 + weight.
+        return owned + 1 if self.spec.architecture == "gemma3" and part.endswith("norm") else owned
 
     def tokenizer(self) -> TokenizerFiles:
         file = self.path / "tokenizer.json"
@@ -155,11 +167,6 @@ class _Control:
             named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
             template = named.get("default")
         return template if isinstance(template, str) else None
-
-
-def _file_name(part: str) -> str:
-    match = _LAYER_PART.fullmatch(part)
-    return f"model.layers.{match[1]}.{_LAYER_NAMES[match[2]]}" if match else _OUTER_NAMES[part]
 
 
 def _tensor_files(path: Path) -> dict[str, Path]:

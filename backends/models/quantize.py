@@ -49,17 +49,23 @@ def quantize_groups(weight: torch.Tensor, group: int = GROUP) -> Groups:
     blocks = padded.view(out, -1, group)
     low, high = blocks.amin(dim=-1, keepdim=True), blocks.amax(dim=-1, keepdim=True)
     least = torch.full(low.shape, float("inf"))
-    best = [torch.zeros_like(blocks, dtype=torch.uint8), torch.zeros_like(low).half(), torch.zeros_like(low).half()]
-    for scale, minimum in _grids(low, high):
-        step = torch.where(scale > 0, scale.float(), 1.0)
-        nibbles = ((blocks - minimum.float()) / step).round_().clamp_(0, 15)
-        error = (nibbles * scale.float() + minimum.float() - blocks).square_().sum(dim=-1, keepdim=True)
+    scale, minimum = torch.zeros_like(low).half(), torch.zeros_like(low).half()
+    for step, start in _grids(low, high):
+        error = _nibbles(blocks, step, start).mul_(step.float()).add_(start.float()).sub_(blocks)
+        error = error.square_().sum(dim=-1, keepdim=True)
         better = error < least
         least = torch.where(better, error, least)
-        found = (nibbles.to(torch.uint8), scale, minimum)
-        best = [torch.where(better, new, old) for new, old in zip(found, best, strict=True)]
-    nibbles = best[0].view(out, -1)
-    return Groups(nibbles[:, ::2] | nibbles[:, 1::2] << 4, best[1].view(out, -1), best[2].view(out, -1))
+        scale, minimum = torch.where(better, step, scale), torch.where(better, start, minimum)
+    nibbles = _nibbles(blocks, scale, minimum).to(torch.uint8).view(out, -1)
+    return Groups(nibbles[:, ::2] | nibbles[:, 1::2] << 4, scale.view(out, -1), minimum.view(out, -1))
+
+
+def _nibbles(blocks: torch.Tensor, scale: torch.Tensor, minimum: torch.Tensor) -> torch.Tensor:
+    """The nearest of the sixteen values, as floats 0 … 15. A scale of zero is a constant group."""
+    import torch
+
+    inverse = torch.where(scale > 0, scale.float().reciprocal(), 0.0)
+    return (blocks - minimum.float()).mul_(inverse).round_().clamp_(0, 15)
 
 
 def _grids(low: torch.Tensor, high: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

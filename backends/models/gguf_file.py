@@ -165,7 +165,8 @@ def _read_spec(header: GGUFHeader, rope_factors: np.ndarray[Any, Any] | None) ->
     gemma = architecture == "gemma3"
     theta = meta.number("rope.freq_base", 1e6 if gemma else 1e4)
     layers = meta.integer("block_count")
-    return DecoderSpec(
+    return DecoderSpec.of(
+        header.path,
         architecture=architecture,
         vocab_size=embed.shape[0],
         hidden_size=hidden,

@@ -39,7 +39,8 @@ def read_spec(path: Path, config: dict[str, Any], has_lm_head: bool) -> DecoderS
     hidden, heads = reader.integer("hidden_size"), reader.integer("num_attention_heads")
     head_dim = reader.integer("head_dim", _HEAD_DIMS.get(architecture, hidden // heads))
     theta, scaling = reader.rope()
-    return DecoderSpec(
+    return DecoderSpec.of(
+        path,
         architecture=architecture,
         vocab_size=reader.integer("vocab_size"),
         hidden_size=hidden,

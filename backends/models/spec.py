@@ -74,6 +74,14 @@ class DecoderSpec:
                 f"supported: {', '.join(ROPE_TYPES)}"
             )
 
+    @classmethod
+    def of(cls, source: object, **values: Any) -> DecoderSpec:
+        """A spec read from `source`, which an error names."""
+        try:
+            return cls(**values)
+        except ModelError as error:
+            raise ModelError(f"{source}: {error}") from error
+
     def _require(self, name: str, holds: bool, what: str) -> None:
         if not holds:
             raise ModelError(f"{name} = {getattr(self, name)!r} must be {what}: the model's configuration is damaged")

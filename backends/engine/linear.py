@@ -58,6 +58,18 @@ class Int8Linear:
         return y
 
 
+class Int8Head:
+    """int8 weight [out, in] with a scale per output channel, and bf16 activations: final hidden states are too uneven for
+    eight bits."""
+
+    def __init__(self, weight: torch.Tensor, scale: torch.Tensor) -> None:
+        self.weight, self.scale = weight, scale
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        y = torch.nn.functional.linear(x.to(torch.bfloat16), self.weight.to(torch.bfloat16)).float()
+        return y.mul_(self.scale)
+
+
 def quantize_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Quantize float32 [rows, n] to int8 with a symmetric scale per row, float32 [rows, 1]."""
     scale = x.abs().amax(dim=-1, keepdim=True).div_(127.0).clamp_(min=1e-12)
@@ -67,6 +79,8 @@ def quantize_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def linear(weights: Mapping[str, torch.Tensor], name: str) -> Linear:
     """Build the product for `name` in the format its tensors are in (see `Model`)."""
     bias = weights.get(f"{name}.bias")
+    if f"{name}.q" in weights and name == "lm_head":
+        return Int8Head(weights[f"{name}.q"], weights[f"{name}.scale"])
     if f"{name}.q" in weights:
         return Int8Linear(weights[f"{name}.q"], weights[f"{name}.scale"], bias)
     if f"{name}.q4" in weights:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.nn.functional import pad
 
-_INT8, _BF16, _INT4 = range(3)
+_INT8, _BF16, _INT4, _WIDE = range(4)
 
 
 class Packer:
@@ -26,7 +26,9 @@ class Packer:
         """Fields of the C `Matrix` for `name`, in the format its tensors are in (see `Model`)."""
         bias = weights.get(f"{name}.bias")
         if f"{name}.q" in weights:
-            fields = self._int8(weights[f"{name}.q"], weights[f"{name}.scale"])
+            # Final hidden states are too uneven for eight bits: the head takes them as bf16.
+            form = _WIDE if name == "lm_head" else _INT8
+            fields = {**self._int8(weights[f"{name}.q"], weights[f"{name}.scale"]), "format": form}
         elif f"{name}.q4" in weights:
             q4, scale, least = (weights[f"{name}.{part}"] for part in ("q4", "group_scale", "group_min"))
             fields = self._int4(q4, scale, least)
@@ -44,7 +46,7 @@ class Packer:
         sums = torch._int_mm(padded, torch.ones(padded.shape[1], 8, dtype=torch.int8))[:, 0]
         return {
             "packed": self.pointer(packed), "scale": self.pointer(pad(scale.float(), (0, -out % 32))),
-            "offset": self.pointer(sums * 128), "format": _INT8, "out": out, "in_": width, "padded_in": padded.shape[1],
+            "offset": self.pointer(sums * 128), "out": out, "in_": width, "padded_in": padded.shape[1],
         }  # fmt: skip
 
     def _bf16(self, weight: torch.Tensor) -> dict[str, int]:

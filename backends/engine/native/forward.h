@@ -77,7 +77,7 @@ static void embed_row(const Network *net, int token, float *x) {
     const int lane = token % 16;
     for (int i = 0; i < net->hidden; i++) {
         float value;
-        if (!net->embed && head->format == INT8) {
+        if (!net->embed && head->format != BF16) {
             value = ((const int8_t *)head->packed)[panel + (i / 4) * 64 + lane * 4 + i % 4] * head->scale[token];
         } else {
             const bf16 *half = net->embed ? net->embed + (int64_t)token * net->hidden + i

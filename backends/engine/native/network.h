@@ -2,12 +2,12 @@
  *
  * The layouts are made for the instructions that read them:
  *   weights  panels of 16 output channels, in padded to 64, out to 32:
- *              INT8  [out / 16][in / 4][16][4] int8
+ *              INT8, WIDE  [out / 16][in / 4][16][4] int8
  *              BF16  [out / 16][in / 2][16][2] bf16
  *              INT4  [out / 16][in / 8][16][2] uint16, four nibbles each: nibble j of half i is input 2 * j + i of eight
  *   keys     bf16, [page][kv head][dim / 2][16 tokens][2]
  *   values   bf16, [page][kv head][8 token pairs][dim][2]
- * Activations meet INT8 as uint8 with zero point 128 and a scale per row, the other two as bf16.
+ * Activations meet INT8 as uint8 with zero point 128 and a scale per row, the others as bf16.
  */
 #ifndef STILL_NETWORK_H
 #define STILL_NETWORK_H
@@ -21,13 +21,13 @@
 
 typedef uint16_t bf16;
 
-typedef enum { INT8, BF16, INT4 } Format;
+typedef enum { INT8, BF16, INT4, WIDE } Format;
 
-/* INT8: w = packed * scale. INT4: w = packed * group_scale + group_min, in groups of `group` inputs (a multiple of 32; what
+/* INT8 and WIDE: w = packed * scale. INT4: w = packed * group_scale + group_min, in groups of `group` inputs (a multiple of 32; what
  * GPTQ and AWQ call a zero point is -group_min / group_scale). All per channel padded like `packed`. */
 typedef struct {
     const void *packed;
-    const float *scale;                      /* INT8: [out] */
+    const float *scale;                      /* INT8, WIDE: [out] */
     const int32_t *offset;                   /* INT8: [out], 128 * sum of the channel's weights */
     const uint16_t *group_scale, *group_min; /* INT4: half precision [out / 16][in / group][16] */
     const float *bias;                       /* [out] or NULL */

@@ -31,13 +31,17 @@ static inline __mmask16 head_mask(int left) {
     return left >= 16 ? (__mmask16)0xffff : (__mmask16)((1u << left) - 1);
 }
 
-/* Quantize n floats to uint8 around 128; returns the scale. The tail up to `padded` meets zero weights: any value will do. */
+/* Quantize n floats to uint8 around 128; returns the scale. The tail up to `padded` meets zero weights: any value will do.
+ * Magnitudes are compared as integers, where NaN is above everything: it becomes the scale and with it the row's results. */
 static float quantize_row(const float *x, uint8_t *out, int n) {
-    __m512 most = _mm512_setzero_ps();
-    for (int i = 0; i < n; i += 16)
-        most = _mm512_max_ps(most, _mm512_abs_ps(_mm512_maskz_loadu_ps(head_mask(n - i), x + i)));
-    const float largest = _mm512_reduce_max_ps(most);
-    const float scale = largest > 1e-10f ? largest / 127.0f : 1e-12f;
+    const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
+    __m512i most = _mm512_setzero_si512();
+    for (int i = 0; i < n; i += 16) {
+        const __m512i bits = _mm512_maskz_loadu_epi32(head_mask(n - i), x + i);
+        most = _mm512_max_epi32(most, _mm512_and_si512(bits, magnitude));
+    }
+    const union { int32_t i; float f; } largest = {_mm512_reduce_max_epi32(most)};
+    const float scale = largest.f <= 1e-10f ? 1e-12f : largest.f / 127.0f;
     const __m512 inverse = _mm512_set1_ps(1.0f / scale);
     const __m512i zero_point = _mm512_set1_epi32(128);
     for (int i = 0; i < n; i += 16) {

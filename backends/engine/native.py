@@ -117,6 +117,10 @@ class NativeDecoder:
         cos, sin = rope_tables(spec, max_context)
         half = spec.head_dim // 2
         stride = num_pages * PAGE_SIZE * spec.num_kv_heads * spec.head_dim
+        # bf16; calloc hands out memory only where it is written, and zeros are what unwritten tokens must be
+        self._keys, self._values = (
+            np.zeros((spec.num_layers, num_pages, stride // num_pages), dtype=np.uint16) for _ in range(2)
+        )
         layers = (_Layer * spec.num_layers)(*(self._layer(weights, i) for i in range(spec.num_layers)))
         self._keep.append(layers)
         self._network = _Network(
@@ -125,7 +129,7 @@ class NativeDecoder:
             attention_scale=spec.head_dim**-0.5, layer=layers, final_norm=self._pointer(weights["norm"].float()),
             embed=self._pointer(weights["embed"].to(torch.bfloat16)),
             cos=self._pointer(cos[:, :half]), sin=self._pointer(sin[:, :half]), lm_head=self._matrix(weights, "lm_head"),
-            keys=self._zeros(spec.num_layers * stride), values=self._zeros(spec.num_layers * stride),
+            keys=self._keys.ctypes.data, values=self._values.ctypes.data,
             layer_stride=stride,
         )  # fmt: skip
         self._workspace = library.still_workspace_new()
@@ -173,6 +177,12 @@ class NativeDecoder:
         )
         return Picks(tokens.tolist(), normalizers.tolist())
 
+    def copy_pages(self, pairs: list[tuple[int, int]]) -> None:
+        """Copy whole pages (source, target), one pair after the other: a target may be a later pair's source."""
+        for pool in (self._keys, self._values):
+            for source, target in pairs:
+                pool[:, target] = pool[:, source]
+
     def _reserve(self, rows: int) -> None:
         if self._library.still_workspace_reserve(self._workspace, ctypes.byref(self._network), rows):
             raise EngineError(f"no memory for a step of {rows} rows: lower max_rows")
@@ -208,12 +218,6 @@ class NativeDecoder:
         tensor = tensor.contiguous()
         self._keep.append(tensor)
         return tensor.data_ptr()
-
-    def _zeros(self, count: int) -> int:
-        # bf16; calloc hands out memory only where it is written, and zeros are what unwritten tokens must be
-        array = np.zeros(count, dtype=np.uint16)
-        self._keep.append(array)
-        return int(array.ctypes.data)
 
 
 def _groups(batch: Batch) -> tuple[Any, Any, Any]:

@@ -241,7 +241,7 @@ class Scheduler:
 
     def _skip_filled(self, sequence: Sequence) -> None:
         """Move past tokens that another sequence has computed."""
-        last = sequence.needed
+        last = sequence.needed if sequence.pending_scores else len(sequence.tokens) - 1
         while sequence.computed < last:
             index, offset = divmod(sequence.computed, PAGE_SIZE)
             if index == len(sequence.pages) or sequence.pages[index].filled <= offset:

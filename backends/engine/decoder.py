@@ -101,6 +101,13 @@ class TorchDecoder:
         """Best allowed token and normalizer of each row; see `sampler.pick`."""
         return pick(logits, masks)
 
+    def copy_pages(self, pairs: list[tuple[int, int]]) -> None:
+        """Copy whole pages (source, target), one pair after the other: a target may be a later pair's source."""
+        for pool in (self._keys, self._values):
+            for source, target in pairs:
+                from_, to = source * PAGE_SIZE, target * PAGE_SIZE
+                pool[:, to : to + PAGE_SIZE] = pool[:, from_ : from_ + PAGE_SIZE]
+
     def _norm(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         return rms_norm(x, (x.shape[-1],), weight, self.spec.rms_eps)
 

@@ -50,6 +50,10 @@ class Matcher:
         trial = self._matcher.deep_copy()
         return tokens if trial.consume_tokens(tokens) and trial.is_stopped() else []
 
+    def fork(self) -> Matcher:
+        """An independent matcher at the same place."""
+        return Matcher(self._matcher.deep_copy(), self._tokenizer)
+
     def try_text(self, tokens: list[int]) -> bool:
         """Consume `tokens` if the grammar allows all of them; otherwise change nothing."""
         accepted = self._matcher.validate_tokens(tokens)

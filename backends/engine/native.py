@@ -135,6 +135,10 @@ class NativeDecoder:
         spec, weights = model.spec, model.weights
         self._vocab, self._hidden = spec.vocab_size, spec.hidden_size
         stride = num_pages * PAGE_SIZE * spec.num_kv_heads * spec.head_dim
+        # bf16; calloc hands out memory only where it is written, and zeros are what unwritten tokens must be
+        self._keys, self._values = (
+            np.zeros((spec.num_layers, num_pages, stride // num_pages), dtype=np.uint16) for _ in range(2)
+        )
         packer = Packer(self._keep)
         layers = (_Layer * spec.num_layers)(*self._layers(model, packer, max_context))
         self._keep.append(layers)
@@ -145,7 +149,7 @@ class NativeDecoder:
             embed_scale=spec.embed_scale, layer=layers, final_norm=packer.pointer(weights["norm"].float()),
             embed=packer.pointer(weights["embed"]) if "embed" in weights else None,
             lm_head=_Matrix(**packer.matrix(weights, "lm_head")),
-            keys=self._zeros(spec.num_layers * stride), values=self._zeros(spec.num_layers * stride),
+            keys=self._keys.ctypes.data, values=self._values.ctypes.data,
             layer_stride=stride,
         )  # fmt: skip
         # Weak: an adapter that was unloaded, and that no sequence uses any more, takes its structures along.
@@ -201,6 +205,12 @@ class NativeDecoder:
         )
         return Picks(tokens.tolist(), normalizers.tolist())
 
+    def copy_pages(self, pairs: list[tuple[int, int]]) -> None:
+        """Copy whole pages (source, target), one pair after the other: a target may be a later pair's source."""
+        for pool in (self._keys, self._values):
+            for source, target in pairs:
+                pool[:, target] = pool[:, source]
+
     def _reserve(self, rows: int, adapted: bool) -> None:
         if self._library.still_workspace_reserve(self._workspace, ctypes.byref(self._network), rows, adapted):
             raise EngineError(f"no memory for a step of {rows} rows: lower max_rows")
@@ -234,12 +244,6 @@ class NativeDecoder:
                 **{name: _Matrix(**packer.matrix(weights, prefix + name)) for name in _MATRICES},
                 cos=cos, sin=sin, window=window or 0,
             )  # fmt: skip
-
-    def _zeros(self, count: int) -> int:
-        # bf16; calloc hands out memory only where it is written, and zeros are what unwritten tokens must be
-        array = np.zeros(count, dtype=np.uint16)
-        self._keep.append(array)
-        return int(array.ctypes.data)
 
 
 def _adapter_layers(adapter: Adapter) -> tuple[Any, list[Any]]:

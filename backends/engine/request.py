@@ -68,11 +68,13 @@ Step = Forced | Decode
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One sequence to run: prompt token ids, then the steps in order."""
+    """One sequence to run: prompt token ids, then the steps in order, on the model or on one of its adapters."""
 
     prompt: tuple[int, ...]
     steps: tuple[Step, ...]
     sampling: Sampling = field(default_factory=Sampling)
+    adapter: str | None = None
+    """Name of a LoRA adapter that the engine knows; None: the model as it is."""
 
 
 @dataclass(frozen=True, slots=True)

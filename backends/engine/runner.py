@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -12,7 +13,7 @@ from .batch import Batch, build_batch
 from .decoder import TorchDecoder
 from .native import NativeDecoder, native_level, runs_natively
 from .sampler import Masks, Picks, allowed, check_normalizers, draw
-from .scheduler import Chunk
+from .scheduler import Chunk, Plan
 from .sequence import Sequence
 
 
@@ -28,6 +29,9 @@ class Decoder(Protocol):
     def pick(self, logits: torch.Tensor, masks: Masks) -> Picks:
         """Best allowed token and log-sum-exp of each row of logits."""
 
+    def copy_pages(self, pairs: list[tuple[int, int]]) -> None:
+        """Copy whole pages (source, target) of all layers, one pair after the other."""
+
 
 def make_decoder(model: Model, num_pages: int, max_context: int) -> Decoder:
     """The fastest decoder this machine has for the model: the compiled one where it runs, else torch."""
@@ -40,6 +44,14 @@ LOGIT_ROWS = 128
 """Rows of logits held at once: 128 * 49152 float32 are 25 MB."""
 
 
+@dataclass(slots=True)
+class Computed:
+    """A step's hidden states, and who draws from which of their rows; several sequences may draw from one row."""
+
+    hidden: torch.Tensor
+    drawing: list[tuple[Sequence, int]]
+
+
 class Runner:
     """Computes chunks with a decoder, delivers scores and draws tokens."""
 
@@ -48,19 +60,29 @@ class Runner:
         self._mask_words = -(-model.spec.vocab_size // 32)
 
     @torch.inference_mode()
-    def step(self, chunks: list[Chunk]) -> None:
-        """Compute the chunks, deliver scores, and draw a token for each sequence that reached its end."""
-        batch = build_batch(chunks)
+    def compute(self, plan: Plan) -> Computed:
+        """Copy the plan's pages, compute its chunks and deliver scores."""
+        if plan.copies:
+            self.decoder.copy_pages(plan.copies)
+        if not plan.chunks:
+            return Computed(torch.empty(0, 0), [])
+        batch = build_batch(plan.chunks)
         hidden = self.decoder.forward(batch)
         first_row = [part.row for part in batch.parts]
-        self._deliver_scores(chunks, first_row, hidden)
+        self._deliver_scores(plan.chunks, first_row, hidden)
         drawing = [
             (chunk.sequence, row + chunk.stop - chunk.start - 1)
-            for chunk, row in zip(chunks, first_row, strict=True)
+            for chunk, row in zip(plan.chunks, first_row, strict=True)
             if chunk.last and chunk.sequence.draws
         ]
+        return Computed(hidden, drawing)
+
+    @torch.inference_mode()
+    def draw(self, computed: Computed) -> None:
+        """Draw a token for each sequence that reached its end."""
+        drawing = computed.drawing
         for begin in range(0, len(drawing), LOGIT_ROWS):
-            self._draw(drawing[begin : begin + LOGIT_ROWS], hidden)
+            self._draw(drawing[begin : begin + LOGIT_ROWS], computed.hidden)
 
     def _draw(self, drawing: list[tuple[Sequence, int]], hidden: torch.Tensor) -> None:
         logits = self.decoder.logits(hidden[[row for _, row in drawing]])

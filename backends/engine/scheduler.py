@@ -4,14 +4,18 @@ Continuous batching with chunked prefill: every step takes one token of each dec
 tokens, first come first served, to `max_rows`. A prompt's full pages are findable from the moment they are handed out,
 so requests that arrive together and share a prefix compute it once: whoever came first computes, the others follow in
 the same step (all keys of a layer are written before its attention) or wait for the chunk that fills the page.
+
+A page whose tokens are settled is written in place, whoever holds it. The open last page of forked sequences is not: who
+is about to write into it while others hold it gets a copy. Copies of a step happen in the order in which they were
+planned and before anything is computed, so a page may be copied and handed out again within one plan.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from .pages import PAGE_SIZE, Page, PagePool, page_key
+from .pages import PAGE_SIZE, Page, PagePool, page_key, root_key
 from .sequence import Sequence
 
 
@@ -29,6 +33,14 @@ class Chunk:
         return self.stop == len(self.sequence.tokens)
 
 
+@dataclass(slots=True)
+class Plan:
+    """One step: pages to copy (source index, target index), one after the other, and then chunks to compute."""
+
+    chunks: list[Chunk] = field(default_factory=list)
+    copies: list[tuple[int, int]] = field(default_factory=list)
+
+
 class Scheduler:
     """Waiting and running sequences over one page pool. Used by the engine's thread only."""
 
@@ -38,11 +50,19 @@ class Scheduler:
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
         self.preemptions = 0
+        self._plan = Plan()
 
     @property
     def idle(self) -> bool:
         """Nothing to do."""
         return not self.waiting and not self.running
+
+    @property
+    def open_slots(self) -> int:
+        """Slots in pages of running sequences that none of the tokens known so far will fill."""
+        # By page, so that the last page of forks that have not parted yet counts once.
+        tails = {s.pages[-1].index: len(s.pages) * PAGE_SIZE - len(s.tokens) for s in self.running}
+        return sum(slots for slots in tails.values() if slots > 0)
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence."""
@@ -56,20 +76,37 @@ class Scheduler:
             self.waiting.remove(sequence)
         self._release(sequence)
 
-    def plan(self) -> list[Chunk]:
-        """Choose the next step's chunks. Marks their pages as filled: the caller must then compute them."""
+    def fork(self, sequence: Sequence, children: list[Sequence]) -> None:
+        """Let `children`, which have the tokens of `sequence`, run on from here over the same pages.
+
+        Only between `plan` calls, and only once all of the sequence's tokens are computed.
+        """
+        for child in children:
+            if len(self.running) == self.max_running:
+                self.waiting.appendleft(child)
+                continue
+            for page in sequence.pages:
+                self.pool.share(page)
+            child.pages, child.page_keys = list(sequence.pages), list(sequence.page_keys)
+            child.computed = sequence.computed
+            sequence.pages[-1].owner = None  # it belongs to whoever writes on last, the others copy
+            self.running.append(child)
+
+    def plan(self) -> Plan:
+        """Choose the next step's copies and chunks. Marks pages as filled: the caller must then carry the plan out."""
+        plan = self._plan = Plan()
+        chunks = plan.chunks
         self._admit()
-        chunks: list[Chunk] = []
         budget = self.max_rows
         # Decoding sequences first, so that a long prompt cannot stall them.
         for sequence in sorted(self.running, key=lambda s: s.remaining > 1):
             if budget == 0:
                 break
             # An earlier sequence of this loop may have preempted this one.
-            if sequence.pages and (chunk := self._chunk(sequence, budget, chunks)):
+            if sequence.pages and (chunk := self._chunk(sequence, budget)):
                 chunks.append(chunk)
                 budget -= chunk.stop - chunk.start
-        return chunks
+        return plan
 
     def _admit(self) -> None:
         while self.waiting and len(self.running) < self.max_running:
@@ -83,7 +120,7 @@ class Scheduler:
         """Give a waiting sequence its prompt's pages, shared where they exist; False if there is no room now."""
         tokens = sequence.tokens
         total = -(-len(tokens) // PAGE_SIZE)
-        shared, keys = self._match(tokens)
+        shared, keys = self._match(sequence)
         revived = sum(page.references == 0 for page in shared)
         # One page in reserve for each running sequence keeps admission from causing preemption at once.
         if self.pool.num_free < total - len(shared) + revived + len(self.running):
@@ -93,18 +130,21 @@ class Scheduler:
         sequence.pages = shared
         sequence.page_keys = keys
         sequence.computed = 0
+        cached = sum(page.filled if page.owner is None else PAGE_SIZE for page in shared)
+        cached += self._copy_beginning(sequence)
         if sequence.decoded == 0:
-            sequence.cached = len(shared) * PAGE_SIZE
+            sequence.cached = cached
         while len(sequence.pages) < total:
             self._append_page(sequence)
         return True
 
-    def _match(self, tokens: list[int]) -> tuple[list[Page], list[int]]:
-        """Find the longest chain of known pages. The last token is never matched: its logits are needed."""
+    def _match(self, sequence: Sequence) -> tuple[list[Page], list[int]]:
+        """Find the longest chain of known pages, up to the first row whose logits are needed."""
+        tokens = sequence.tokens
         pages: list[Page] = []
         keys: list[int] = []
-        parent = 0
-        for begin in range(0, len(tokens) - PAGE_SIZE, PAGE_SIZE):
+        parent = root_key(sequence.adapter_key)
+        for begin in range(0, sequence.needed - PAGE_SIZE + 1, PAGE_SIZE):
             block = tokens[begin : begin + PAGE_SIZE]
             key = page_key(parent, block)
             page = self.pool.lookup(key, parent, block)
@@ -115,65 +155,130 @@ class Scheduler:
             parent = key
         return pages, keys
 
-    def _append_page(self, sequence: Sequence) -> None:
-        """Allocate the sequence's next page; register it at once if its tokens are known already."""
+    def _copy_beginning(self, sequence: Sequence) -> int:
+        """Start the page after the matched ones with what another page has of it; return the number of tokens."""
+        begin = len(sequence.pages) * PAGE_SIZE
+        wanted = sequence.tokens[begin : min(begin + PAGE_SIZE, sequence.needed)]
+        source, length = self.pool.closest(self._parent(sequence), wanted)
+        if source is None:
+            return 0
+        self.pool.touch(source)
+        page = self._append_page(sequence)
+        if page is not source:  # the last free page of all may be the source itself: then everything is in place
+            self._plan.copies.append((source.index, page.index))
+        page.filled = length
+        return length
+
+    def _append_page(self, sequence: Sequence) -> Page:
+        """Allocate the sequence's next page and make it findable: by key at once if its tokens are known already."""
         page = self.pool.allocate(sequence.id)
         sequence.pages.append(page)
         self._register_known(sequence)
+        if len(sequence.page_keys) < len(sequence.pages):
+            begin = (len(sequence.pages) - 1) * PAGE_SIZE
+            self.pool.follow(page, self._parent(sequence), sequence.tokens, begin)
+        return page
+
+    def _parent(self, sequence: Sequence) -> int:
+        """Parent of the page after the last one with a key."""
+        return sequence.page_keys[-1] if sequence.page_keys else root_key(sequence.adapter_key)
 
     def _register_known(self, sequence: Sequence) -> None:
         for index in range(len(sequence.page_keys), len(sequence.tokens) // PAGE_SIZE):
             if index >= len(sequence.pages):
                 return
-            parent = sequence.page_keys[-1] if sequence.page_keys else 0
+            parent = self._parent(sequence)
             block = sequence.tokens[index * PAGE_SIZE : (index + 1) * PAGE_SIZE]
             key = page_key(parent, block)
             sequence.page_keys.append(key)
             self.pool.register(sequence.pages[index], key, parent, block)
 
-    def _chunk(self, sequence: Sequence, budget: int, planned: list[Chunk]) -> Chunk | None:
+    def _chunk(self, sequence: Sequence, budget: int) -> Chunk | None:
         self._skip_filled(sequence)
         start = sequence.computed
-        stop = start
-        limit = min(len(sequence.tokens), start + budget)
-        while stop < limit:
-            index = stop // PAGE_SIZE
-            if index == len(sequence.pages) and not self._grow(sequence, planned):
-                return None
-            page = sequence.pages[index]
-            if page.owner not in (None, sequence.id):
-                break  # another sequence is computing this shared page
-            page.owner = sequence.id
-            stop = min(limit, (index + 1) * PAGE_SIZE)
-            page.filled = stop - index * PAGE_SIZE
-            if page.filled == PAGE_SIZE:
-                page.owner = None
-        if stop == start:
+        stop = self._reserve(sequence, min(len(sequence.tokens), start + budget))
+        if stop <= start:
             return None
+        # Only now, when nothing can fail any more: a page marked as filled is found by others.
+        index = start // PAGE_SIZE
+        begin = index * PAGE_SIZE
+        while begin < stop:
+            page = sequence.pages[index]
+            filled = stop - begin
+            if filled >= PAGE_SIZE:
+                page.filled, page.owner = PAGE_SIZE, None
+            elif filled > page.filled:
+                page.filled, page.owner = filled, sequence.id
+            index, begin = index + 1, begin + PAGE_SIZE
         sequence.computed = stop
-        self._register_known(sequence)
+        if len(sequence.tokens) >= (len(sequence.page_keys) + 1) * PAGE_SIZE:
+            self._register_known(sequence)
         return Chunk(sequence, start, stop)
+
+    def _reserve(self, sequence: Sequence, limit: int) -> int:
+        """See that the sequence may write the pages of its next tokens; return the position up to which it may.
+
+        0 if it was preempted for lack of pages.
+        """
+        start = stop = sequence.computed
+        index = start // PAGE_SIZE
+        while stop < limit:
+            if index == len(sequence.pages):
+                if not self._make_room(sequence):
+                    return 0
+                self._append_page(sequence)
+            page = sequence.pages[index]
+            if page.owner != sequence.id:
+                if page.owner is not None:
+                    break  # another sequence is computing this shared page
+                if page.filled and stop > start and not sequence.pending_scores:
+                    break  # known from here on: the next step goes past it
+                if page.key is None and not self._make_own(sequence, index):
+                    return 0
+            index += 1
+            stop = index * PAGE_SIZE
+        return min(stop, limit)
 
     def _skip_filled(self, sequence: Sequence) -> None:
         """Move past tokens that another sequence has computed."""
-        while sequence.computed < len(sequence.tokens) - 1:
+        last = sequence.needed if sequence.pending_scores else len(sequence.tokens) - 1
+        while sequence.computed < last:
             index, offset = divmod(sequence.computed, PAGE_SIZE)
             if index == len(sequence.pages) or sequence.pages[index].filled <= offset:
                 return
-            sequence.computed = index * PAGE_SIZE + sequence.pages[index].filled
+            sequence.computed = min(last, index * PAGE_SIZE + sequence.pages[index].filled)
 
-    def _grow(self, sequence: Sequence, planned: list[Chunk]) -> bool:
-        """Allocate the next page, preempting the youngest sequences while there is none. False: preempted itself.
+    def _make_own(self, sequence: Sequence, index: int) -> bool:
+        """Take over an open page that forks left to whoever comes; copy it while others hold it too. False: preempted."""
+        page = sequence.pages[index]
+        if page.references > 1 and not self._make_room(sequence):
+            return False
+        if page.references > 1:  # still: making room may have preempted the others
+            copy = self.pool.allocate(sequence.id)
+            self._plan.copies.append((page.index, copy.index))
+            copy.filled = page.filled
+            sequence.pages[index] = copy
+            self.pool.release(page)
+            page = copy
+        page.owner = sequence.id
+        if page.filled < PAGE_SIZE:
+            # A fork's own tokens may differ from here on: what is found on the page must be what its writer writes.
+            self.pool.follow(page, self._parent(sequence), sequence.tokens, index * PAGE_SIZE)
+        return True
+
+    def _make_room(self, sequence: Sequence) -> bool:
+        """Preempt the youngest sequences while there is no free page. False: preempted itself.
 
         Sequences already planned for this step are spared: others may count on the pages they are about to fill.
         """
-        spared = {chunk.sequence.id for chunk in planned}
+        if self.pool.num_free:
+            return True
+        spared = {chunk.sequence.id for chunk in self._plan.chunks}
         while self.pool.num_free == 0:
             victim = next(s for s in reversed(self.running) if s.id not in spared)
             self._preempt(victim)
             if victim is sequence:
                 return False
-        self._append_page(sequence)
         return True
 
     def _preempt(self, sequence: Sequence) -> None:

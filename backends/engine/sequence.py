@@ -5,12 +5,20 @@ from __future__ import annotations
 import time
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from ...errors import EngineError
 from ..models import Adapter, Tokenizer
 from .grammar import GrammarCompiler, Matcher
 from .pages import Page
 from .request import Decode, Forced, Request, Result, Step, StepResult, Usage
+
+
+class Feed(Protocol):
+    """Someone who follows a sequence while it runs."""
+
+    def update(self, sequence: Sequence) -> None:
+        """Take note of what is new. Called by the scheduler's thread after each draw: must not block."""
 
 
 @dataclass(slots=True)
@@ -33,6 +41,12 @@ class Sequence:
     request: Request
     vocabulary: Vocabulary
     future: Future[Result]
+    adapter_key: object = None
+    """What tells this sequence's pages from those of other adapters; None for the base model."""
+    followers: list[Sequence] = field(default_factory=list)
+    """Samples that go their own way from the first draw on. Until then this sequence computes for them."""
+    feed: Feed | None = None
+    """Told of every new token, for callers that stream."""
     submitted: float = field(default_factory=time.perf_counter)
     tokens: list[int] = field(default_factory=list)
     pages: list[Page] = field(default_factory=list)
@@ -56,11 +70,38 @@ class Sequence:
         self.tokens = list(self.request.prompt)
         self._enter_steps()
 
+    def part(self) -> list[Sequence]:
+        """Hand over the followers that are still wanted, each at the same place as this sequence."""
+        followers, self.followers = self.followers, []
+        wanted = []
+        for follower in followers:
+            if follower.future.cancelled():
+                follower.future.set_running_or_notify_cancel()
+            else:
+                follower._take_over(self)
+                wanted.append(follower)
+        return wanted
+
+    @property
+    def unwanted(self) -> bool:
+        """Whether the request was cancelled, and with it every sample that waits for it."""
+        return self.future.cancelled() and all(follower.future.cancelled() for follower in self.followers)
+
     @property
     def step(self) -> Step | None:
         """The current step, or None when all are done."""
         index = len(self.results)
         return self.request.steps[index] if index < len(self.request.steps) else None
+
+    @property
+    def step_start(self) -> int:
+        """Index in `tokens` of the current step's first token."""
+        return self._start
+
+    @property
+    def needed(self) -> int:
+        """The first position whose logits are wanted: it has to be computed even if its keys and values are known."""
+        return next(iter(self.pending_scores), len(self.tokens) - 1)
 
     @property
     def remaining(self) -> int:
@@ -97,13 +138,26 @@ class Sequence:
 
     def usage(self) -> Usage:
         """Counts so far."""
-        forced = len(self.tokens) - sum(len(r.tokens) for r in self.results if r.finish_reason != "forced")
+        forced = len(self.tokens) - self._decoded_length()
         elapsed = time.perf_counter() - self.submitted
         return Usage(forced, self.cached, self.decoded, self.jumped, elapsed)
 
     def result(self) -> Result:
         """The finished request."""
         return Result(tuple(self.results), self.usage())
+
+    def _take_over(self, leader: Sequence) -> None:
+        """Become a copy of `leader`, except for the request (its seed), the future and the pages."""
+        self.tokens, self.results = list(leader.tokens), list(leader.results)
+        self.matcher = leader.matcher.fork() if leader.matcher is not None else None
+        self.decoded, self.jumped, self.finished = leader.decoded, leader.jumped, leader.finished
+        self._start, self._logprobs = leader._start, list(leader._logprobs)
+        # Prompt and forced tokens: all of them were computed for the leader. A decode step's jumped tokens are neither.
+        end = len(self.tokens) if self.finished else self._start
+        self.cached = end - self._decoded_length()
+
+    def _decoded_length(self) -> int:
+        return sum(len(r.tokens) for r in self.results if r.finish_reason != "forced")
 
     def _enter_steps(self) -> None:
         """Append forced steps until one needs the model, or all are done."""
@@ -156,8 +210,9 @@ class Sequence:
             self.tokens.extend(self.vocabulary.newline)
 
     def _stop_found(self, stop: tuple[str, ...]) -> bool:
-        # A stop string of n characters spans at most n tokens, plus one that began before it.
-        tail = self.tokens[max(self._start, len(self.tokens) - max(map(len, stop)) - 1) :]
+        # A stop string of n bytes spans at most n tokens, plus one that began before it.
+        longest = max(len(s.encode(errors="replace")) for s in stop)
+        tail = self.tokens[max(self._start, len(self.tokens) - longest - 1) :]
         text = self.vocabulary.tokenizer.decode(tail)
         return any(s in text for s in stop)
 
@@ -173,6 +228,11 @@ class Sequence:
         text = self.vocabulary.tokenizer.decode(tokens)
         step = self.step
         if reason == "stop" and isinstance(step, Decode):
-            text = text[: min(i for i in (text.find(s) for s in step.stop) if i >= 0)]
+            text = cut_at_stop(text, step.stop)
         self.results.append(StepResult(tuple(tokens), text, reason, tuple(self._logprobs)))
         self._logprobs = []
+
+
+def cut_at_stop(text: str, stop: tuple[str, ...]) -> str:
+    """`text` up to the first stop string in it."""
+    return text[: min((i for i in map(text.find, stop) if i >= 0), default=len(text))]

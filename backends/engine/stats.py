@@ -23,4 +23,7 @@ class Stats:
     pages_used: int = 0
     pages_cached: int = 0
     wasted_fraction: float = 0.0
-    """Share of the slots of used pages that hold nothing."""
+    """Share of the slots in used pages that no known token is going to fill: the rest of each sequence's last page.
+    Mean over all steps, by slots; a page that several sequences share counts once."""
+    wasted_now: float = 0.0
+    """The same at the last step."""

@@ -1,0 +1,175 @@
+"""The engine without its thread: requests in, one step after the other, futures resolved."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence as SequenceOf
+from concurrent.futures import Future
+from dataclasses import replace
+from itertools import count
+
+from ...errors import EngineError
+from ..models import Model
+from .grammar import GrammarCompiler
+from .pages import PAGE_SIZE, PagePool
+from .request import Decode, Forced, Request, Usage
+from .runner import Computed, Runner
+from .scheduler import Plan, Scheduler
+from .sequence import Feed, Sequence, Vocabulary
+from .stats import Stats
+
+
+class EngineCore:
+    """Scheduler and runner of one model. `prepare` may be called from any thread, the rest from one at a time.
+
+    Arguments as for `Engine`.
+    """
+
+    def __init__(
+        self, model: Model, cache_tokens: int, max_context: int | None, max_rows: int, max_running: int
+    ) -> None:
+        self.model = model
+        num_pages = max(1, cache_tokens // PAGE_SIZE)
+        # A sequence longer than the pool would wait for room for ever.
+        longest = model.spec.max_position
+        self.max_context = min(max_context or longest, longest, num_pages * PAGE_SIZE)
+        tokenizer = model.tokenizer
+        grammars = GrammarCompiler(tokenizer.json, model.spec.vocab_size, tokenizer.eos_ids)
+        self._vocabulary = Vocabulary(tokenizer, grammars, tokenizer.encode("\n"))
+        self.scheduler = Scheduler(PagePool(num_pages), max_rows, max_running)
+        self.runner = Runner(model, num_pages, self.max_context)
+        self.adapters: dict[str, object] = {}
+        """Adapter's name → what its pages are known by; another object after a reload."""
+        self._stats = Stats(pages_total=num_pages)
+        self._slots = self._wasted_slots = 0
+        self._ids = count()
+
+    def prepare(self, request: Request, seeds: SequenceOf[int] | None = None, feed: Feed | None = None) -> list[Sequence]:
+        """Turn a request into sequences, one for each seed (by default its own). The first leads, the others follow it
+        until the first draw: `add` the first, unless it is finished already; then `answer` it.
+
+        Raises `EngineError` if the request is impossible.
+        """
+        self._check(request)
+        key = self._adapter_key(request.adapter)
+        requests = [request]
+        if seeds is not None:
+            requests = [replace(request, sampling=replace(request.sampling, seed=seed)) for seed in seeds]
+        sequences = [Sequence(next(self._ids), each, self._vocabulary, Future(), key) for each in requests]
+        leader, leader.followers, leader.feed = sequences[0], sequences[1:], feed
+        leader.begin()
+        return sequences
+
+    def add(self, sequence: Sequence) -> None:
+        """Queue an unfinished sequence that `prepare` made, with its followers."""
+        self._stats.requests += 1 + len(sequence.followers)
+        self.scheduler.add(sequence)
+
+    def step(self) -> None:
+        """Drop what was cancelled, compute one batch, and answer what is finished by it."""
+        scheduler = self.scheduler
+        for sequence in [*scheduler.running, *scheduler.waiting]:
+            if sequence.future.cancelled() and sequence.unwanted:
+                scheduler.remove(sequence)
+                sequence.future.set_running_or_notify_cancel()
+        plan = scheduler.plan()
+        if not plan.chunks and not plan.copies:
+            return
+        began = time.perf_counter()
+        self._count_slots()
+        computed = self.runner.compute(plan)
+        rows = len(computed.drawing)
+        self._fork(computed)
+        self.runner.draw(computed)
+        self._count(plan, rows, len(computed.drawing), time.perf_counter() - began)
+        for sequence, _ in computed.drawing:
+            if sequence.feed is not None:
+                sequence.feed.update(sequence)
+        for sequence in [s for s in (*scheduler.running, *scheduler.waiting) if s.finished]:
+            self._finish(sequence)
+
+    def fail_all(self, error: Exception) -> None:
+        """Fail every request and start over with an empty cache: a step that broke may have left it half written."""
+        scheduler = self.scheduler
+        for sequence in [*scheduler.running, *scheduler.waiting]:
+            scheduler.remove(sequence)
+            self.fail(sequence, error)
+        scheduler.pool.clear()
+
+    def fail(self, sequence: Sequence, error: Exception) -> None:
+        """Answer a sequence and its followers with `error`."""
+        for member in (sequence, *sequence.followers):
+            if member.future.set_running_or_notify_cancel():
+                member.future.set_exception(error)
+
+    @property
+    def stats(self) -> Stats:
+        """A copy of the counters, with the state of the cache as it is now (or was a moment ago: nothing is locked)."""
+        pool = self.scheduler.pool
+        wasted = self._wasted_slots / self._slots if self._slots else 0.0
+        return replace(self._stats, pages_used=pool.num_used, pages_cached=pool.num_cached, wasted_fraction=wasted)
+
+    def _fork(self, computed: Computed) -> None:
+        """Let the followers of sequences that are about to draw for the first time draw from the same row."""
+        parted: list[tuple[Sequence, int]] = []
+        for sequence, row in computed.drawing:
+            if sequence.followers:
+                children = sequence.part()
+                self.scheduler.fork(sequence, children)
+                parted.extend((child, row) for child in children)
+        computed.drawing.extend(parted)
+
+    def _finish(self, sequence: Sequence) -> None:
+        self.scheduler.remove(sequence)
+        for usage in answer(sequence):
+            self._stats.reused_tokens += usage.cached_tokens
+            self._stats.jumped_tokens += usage.jumped_tokens
+
+    def _count(self, plan: Plan, rows_drawn_from: int, drawn: int, seconds: float) -> None:
+        stats = self._stats
+        stats.steps += 1
+        stats.decoded_tokens += drawn
+        stats.prefilled_tokens += sum(chunk.stop - chunk.start for chunk in plan.chunks) - rows_drawn_from
+        stats.busy_seconds += seconds
+        stats.preemptions = self.scheduler.preemptions
+
+    def _count_slots(self) -> None:
+        wasted, slots = self.scheduler.open_slots, self.scheduler.pool.num_used * PAGE_SIZE
+        self._wasted_slots += wasted
+        self._slots += slots
+        self._stats.wasted_now = wasted / slots if slots else 0.0
+
+    def _adapter_key(self, name: str | None) -> object:
+        if name is None:
+            return None
+        if name not in self.adapters:
+            known = ", ".join(sorted(self.adapters)) or "none"
+            raise EngineError(f"adapter {name!r} is not loaded (loaded: {known}): load it first, or leave adapter out")
+        return self.adapters[name]
+
+    def _check(self, request: Request) -> None:
+        vocabulary = self.model.spec.vocab_size
+        forced = [step.tokens for step in request.steps if isinstance(step, Forced)]
+        for token in (t for tokens in (request.prompt, *forced) for t in tokens):
+            if not 0 <= token < vocabulary:
+                raise EngineError(f"token id {token} is not in the vocabulary of {vocabulary} of {self.model.name}")
+        if not request.prompt:
+            raise EngineError("empty prompt: give at least one token (the beginning-of-sequence token will do)")
+        longest = len(request.prompt) + sum(map(len, forced))
+        # A decode that runs out of tokens may be closed with a newline.
+        closing = len(self._vocabulary.newline)
+        longest += sum(step.max_tokens + closing for step in request.steps if isinstance(step, Decode))
+        if longest > self.max_context:
+            raise EngineError(
+                f"request of up to {longest} tokens (prompt {len(request.prompt)}) does not fit into a context of "
+                f"{self.max_context}: shorten the prompt, lower max_tokens, or raise max_context or cache_tokens"
+            )
+
+
+def answer(sequence: Sequence) -> list[Usage]:
+    """Resolve a finished sequence, and its followers, of whom there are some left if nothing was drawn at all."""
+    members = (sequence, *sequence.part())
+    for member in members:
+        if member.future.set_running_or_notify_cancel():
+            member.future.set_result(member.result())
+    return [member.usage() for member in members]

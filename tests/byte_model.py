@@ -16,7 +16,7 @@ END = 256
 def byte_model(model):
     """`model` with all but the first 257 tokens cut off."""
     weights = dict(model.weights)
-    for name in ("embed", "lm_head", "lm_head.q", "lm_head.scale"):
+    for name in ("lm_head", "lm_head.q", "lm_head.scale"):
         if name in weights:
             weights[name] = weights[name][: END + 1].clone()
     spec = replace(model.spec, vocab_size=END + 1)

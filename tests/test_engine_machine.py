@@ -147,7 +147,8 @@ class CoreMachine(RuleBasedStateMachine):
 def run_machine(machine, examples):
     machine.happened = Counter()
     run_state_machine_as_test(machine, settings=settings(max_examples=examples, stateful_step_count=30, deadline=None))
-    rare = [what for what in ("answered", "cancelled", "cached", "copied", "preempted") if machine.happened[what] < examples // 3]
+    kinds = ("answered", "cancelled", "cached", "copied", "preempted")
+    rare = [what for what in kinds if machine.happened[what] < examples // 3]
     assert not rare, f"the machine exercises too little: {machine.happened}"
 
 
@@ -182,7 +183,7 @@ def dense_logprobs(model, tokens):
         pairs = torch.complex(x[..., : dim // 2], x[..., dim // 2 :]) * rotation
         return torch.cat([pairs.real, pairs.imag], dim=-1)
 
-    x = weights["embed"][torch.tensor(tokens)].float()
+    x = weights["lm_head"][torch.tensor(tokens)].float()
     hidden = torch.full((n, n), float("-inf")).triu(1)
     for i in range(spec.num_layers):
         layer = {name.removeprefix(f"layers.{i}."): w for name, w in weights.items() if name.startswith(f"layers.{i}.")}

@@ -9,7 +9,7 @@ from dataclasses import replace
 from itertools import count
 
 from ...errors import EngineError
-from ..models import Model
+from ..models import Adapter, Model
 from .grammar import GrammarCompiler
 from .pages import PAGE_SIZE, PagePool
 from .request import Decode, Forced, Request, Usage
@@ -38,8 +38,7 @@ class EngineCore:
         self._vocabulary = Vocabulary(tokenizer, grammars, tokenizer.encode("\n"))
         self.scheduler = Scheduler(PagePool(num_pages), max_rows, max_running)
         self.runner = Runner(model, num_pages, self.max_context)
-        self.adapters: dict[str, object] = {}
-        """Adapter's name → what its pages are known by; another object after a reload."""
+        self.adapters: dict[str, Adapter] = {}
         self._stats = Stats(pages_total=num_pages)
         self._slots = self._wasted_slots = 0
         self._ids = count()
@@ -51,11 +50,11 @@ class EngineCore:
         Raises `EngineError` if the request is impossible.
         """
         self._check(request)
-        key = self._adapter_key(request.adapter)
+        adapter = self._adapter(request.adapter)
         requests = [request]
         if seeds is not None:
             requests = [replace(request, sampling=replace(request.sampling, seed=seed)) for seed in seeds]
-        sequences = [Sequence(next(self._ids), each, self._vocabulary, Future(), key) for each in requests]
+        sequences = [Sequence(next(self._ids), each, self._vocabulary, Future(), adapter) for each in requests]
         leader, leader.followers, leader.feed = sequences[0], sequences[1:], feed
         leader.begin()
         return sequences
@@ -139,13 +138,14 @@ class EngineCore:
         self._slots += slots
         self._stats.wasted_now = wasted / slots if slots else 0.0
 
-    def _adapter_key(self, name: str | None) -> object:
+    def _adapter(self, name: str | None) -> Adapter | None:
         if name is None:
             return None
-        if name not in self.adapters:
+        adapter = self.adapters.get(name)
+        if adapter is None:
             known = ", ".join(sorted(self.adapters)) or "none"
             raise EngineError(f"adapter {name!r} is not loaded (loaded: {known}): load it first, or leave adapter out")
-        return self.adapters[name]
+        return adapter
 
     def _check(self, request: Request) -> None:
         vocabulary = self.model.spec.vocab_size

@@ -12,10 +12,11 @@ import threading
 import time
 from collections.abc import Sequence as SequenceOf
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Self
 
 from ...errors import CancelledError, EngineError
-from ..models import Model
+from ..models import Adapter, Model, load_adapter
 from .core import EngineCore, answer
 from .request import Decode, Forced, Request, Result, Sampling
 from .sequence import Sequence
@@ -44,7 +45,7 @@ class Engine:
         self.model = model
         self._core = EngineCore(model, cache_tokens, max_context, max_rows, max_running)
         self.max_context = self._core.max_context
-        self._scheduler, self._runner, self._adapters = self._core.scheduler, self._core.runner, self._core.adapters
+        self._scheduler, self._runner = self._core.scheduler, self._core.runner
         self._inbox: queue.SimpleQueue[Sequence | None] = queue.SimpleQueue()
         self._closed = False
         # daemon: a program that ends without close() must not hang on its engine
@@ -88,6 +89,26 @@ class Engine:
         stream = AsyncStream(self.model.tokenizer, request)
         (future,) = self._send(self._core.prepare(request, feed=stream.feed))
         return stream.follow(future)
+
+    def load_adapter(self, name: str, path: Path | str) -> Adapter:
+        """Load a LoRA adapter from a PEFT folder, while the engine runs; requests name it in `Request.adapter`.
+
+        Any number may be loaded and mixed in one batch. A name that is in use gets the new adapter: requests that were
+        submitted before keep theirs. Raises `ModelError` naming what does not fit.
+        """
+        adapter = load_adapter(name, path, self.model.spec)
+        self._core.adapters[name] = adapter
+        return adapter
+
+    def unload_adapter(self, name: str) -> None:
+        """Forget an adapter; requests that were submitted before keep it. Raises `EngineError` for an unknown name."""
+        if self._core.adapters.pop(name, None) is None:
+            raise EngineError(f"adapter {name!r} is not loaded (loaded: {', '.join(sorted(self.adapters)) or 'none'})")
+
+    @property
+    def adapters(self) -> dict[str, Adapter]:
+        """The loaded adapters by name (a copy)."""
+        return dict(self._core.adapters)
 
     def generate(
         self,

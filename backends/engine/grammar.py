@@ -78,7 +78,10 @@ class GrammarCompiler:
     """Compiles Lark grammars for one tokenizer; the last 512 are kept. Thread-safe."""
 
     def __init__(self, tokenizer_json: str, vocab_size: int, eos_ids: frozenset[int]) -> None:
-        self._tokenizer = llguidance.LLTokenizer(tokenizer_json, n_vocab=vocab_size, eos_token=sorted(eos_ids))
+        try:
+            self._tokenizer = llguidance.LLTokenizer(tokenizer_json, n_vocab=vocab_size, eos_token=sorted(eos_ids))
+        except ValueError as error:
+            raise EngineError(f"grammars cannot be used with this model's tokenizer: {error}") from error
         self._compile = lru_cache(maxsize=512)(self._compile_uncached)
 
     def matcher(self, grammar: str) -> Matcher:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from ...errors import EngineError
+from ..models import Adapter
 
 PAGE_SIZE = 16
 """Tokens per page. At 16, a sequence of 200 tokens wastes on average 8 slots, 4 %."""
@@ -48,16 +49,15 @@ class Page:
         return tuple(self.tokens[self.begin : self.begin + self.filled])
 
 
-def page_key(parent: int, tokens: SequenceOf[int], extras: object = None) -> int:
-    """Return the key of a full page. `parent` is the key of the page before it, or `root_key` for the first; `extras`
-    holds whatever else changes keys and values."""
-    return hash((parent, tuple(tokens), extras))
+def page_key(parent: int, tokens: SequenceOf[int]) -> int:
+    """Return the key of a full page. `parent` is the key of the page before it, or `root_key` for the first."""
+    return hash((parent, tuple(tokens)))
 
 
-def root_key(adapter: object) -> int:
+def root_key(adapter: Adapter | None) -> int:
     """Return the parent of a first page. Sequences of different adapters start from different roots, so no page of theirs
-    can ever have the same parent."""
-    return 0 if adapter is None else page_key(0, (), adapter)
+    can ever have the same parent; an adapter that is loaded once more finds its pages again."""
+    return 0 if adapter is None else hash(adapter.digest)
 
 
 class PagePool:

@@ -143,7 +143,7 @@ class Scheduler:
         tokens = sequence.tokens
         pages: list[Page] = []
         keys: list[int] = []
-        parent = root_key(sequence.adapter_key)
+        parent = root_key(sequence.adapter)
         for begin in range(0, sequence.needed - PAGE_SIZE + 1, PAGE_SIZE):
             block = tokens[begin : begin + PAGE_SIZE]
             key = page_key(parent, block)
@@ -181,7 +181,7 @@ class Scheduler:
 
     def _parent(self, sequence: Sequence) -> int:
         """Parent of the page after the last one with a key."""
-        return sequence.page_keys[-1] if sequence.page_keys else root_key(sequence.adapter_key)
+        return sequence.page_keys[-1] if sequence.page_keys else root_key(sequence.adapter)
 
     def _register_known(self, sequence: Sequence) -> None:
         for index in range(len(sequence.page_keys), len(sequence.tokens) // PAGE_SIZE):

@@ -41,8 +41,8 @@ class Sequence:
     request: Request
     vocabulary: Vocabulary
     future: Future[Result]
-    adapter_key: object = None
-    """What tells this sequence's pages from those of other adapters; None for the base model."""
+    adapter: Adapter | None = None
+    """What it runs with beside the base model; its pages are told from those of other adapters by the digest."""
     followers: list[Sequence] = field(default_factory=list)
     """Samples that go their own way from the first draw on. Until then this sequence computes for them."""
     feed: Feed | None = None
@@ -58,7 +58,6 @@ class Sequence:
     results: list[StepResult] = field(default_factory=list)
     matcher: Matcher | None = None
     finished: bool = False
-    adapter: Adapter | None = None
     _start: int = 0
     """Index in `tokens` where the current step began."""
     _logprobs: list[float] = field(default_factory=list)

@@ -3,5 +3,8 @@
 from .engine import Engine
 from .request import Decode, Forced, Request, Result, Sampling, StepResult, Usage
 from .stats import Stats
+from .stream import AsyncStream, Stream
 
-__all__ = ["Decode", "Engine", "Forced", "Request", "Result", "Sampling", "Stats", "StepResult", "Usage"]
+__all__ = [
+    "AsyncStream", "Decode", "Engine", "Forced", "Request", "Result", "Sampling", "Stats", "StepResult", "Stream", "Usage",
+]  # fmt: skip

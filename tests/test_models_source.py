@@ -42,7 +42,7 @@ def test_short_name_goes_through_the_download(tmp_path, monkeypatch):
     ("name", "message"),
     [
         ("smollm2-135", "did you mean 'smollm2-135m'"),
-        ("SmolLM2_135M", "Known names: smollm2-135m"),
+        ("SmolLM2_135M", "Known names: smollm2-135m, gemma3-270m"),
         ("gpt-9", "hub id"),
         ("", "not known"),
         ("no/such/folder", "no such file or folder"),

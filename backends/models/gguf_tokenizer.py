@@ -1,12 +1,13 @@
 """The tokenizer a GGUF file describes, as the text of a `tokenizer.json`.
 
-Byte-level BPE is built here: `tokenizer.ggml.pre` names how text is cut before merging, and transformers' own reader
-of GGUF (5.23) takes several seconds and cuts digits wrongly for `smollm`. SentencePiece vocabularies go through it.
+Both kinds of BPE are built here: transformers' own reader of GGUF (5.23) takes several seconds and cuts digits wrongly
+for `smollm`. For the byte-level kind `tokenizer.ggml.pre` names how text is cut before merging.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -86,13 +87,13 @@ class _Vocabulary:
         return str(tokenizer.to_str())
 
     def sentencepiece_json(self) -> str:
-        from transformers import AutoTokenizer
+        from .gguf_sentencepiece import sentencepiece_tokenizer
 
-        try:
-            loaded = AutoTokenizer.from_pretrained(str(self.path.parent), gguf_file=self.path.name)
-            return str(loaded.backend_tokenizer.to_str())
-        except Exception as error:  # transformers and tokenizers raise whatever the damage led them to
-            raise ModelError(f"{self.path}: no tokenizer can be built from the metadata: {error}") from error
+        scores = self.metadata.get("tokenizer.ggml.scores")
+        if not isinstance(scores, list) or len(scores) != len(self.tokens) or not all(map(_is_number, scores)):
+            raise self.wrong("tokenizer.ggml.scores", "is missing or not a number per token")
+        prefix = bool(self.metadata.get("tokenizer.ggml.add_space_prefix", True))
+        return str(sentencepiece_tokenizer(self.tokens, scores, self.types, prefix).to_str())
 
     def merges(self) -> list[tuple[str, str]]:
         merges: list[tuple[str, str]] = []
@@ -135,3 +136,7 @@ class _Vocabulary:
 
     def wrong(self, key: str, what: str) -> ModelError:
         return ModelError(f"{self.path}: metadata {key} {what}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from ...errors import ModelError
 from .checkpoint import END_MARKERS, TokenizerFiles, expect_shape
@@ -31,7 +31,8 @@ _LAYER_NAMES = {
     "up": "mlp.up_proj.weight",
     "down": "mlp.down_proj.weight",
 }
-_GEMMA_NAMES = _LAYER_NAMES | {
+# Gemma 3 norms what attention and feed-forward give too, and its names of norms are to be read in that order.
+_GEMMA3_NAMES = _LAYER_NAMES | {
     "attn_post_norm": "post_attention_layernorm.weight",
     "mlp_norm": "pre_feedforward_layernorm.weight",
     "mlp_post_norm": "post_feedforward_layernorm.weight",
@@ -47,12 +48,11 @@ class SafetensorsFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         if not (path / "config.json").is_file():
-            raise ModelError(
-                f"{path}: has no config.json; give a Hugging Face folder, or the path of a GGUF file itself"
-            )
+            raise ModelError(f"{path}: has no config.json; give a Hugging Face folder, or the path of a GGUF file itself")
         self._config = read_json(path / "config.json")
         self._files = _tensor_files(path)
         self.spec: DecoderSpec = read_spec(path, self._config, _OUTER_NAMES["lm_head"] in self._files)
+        self._gemma = self.spec.architecture == "gemma3"
         shapes = self.spec.outer_shapes()
         for layer in range(self.spec.num_layers):
             layer_shapes = self.spec.part_shapes(layer)
@@ -60,26 +60,27 @@ class SafetensorsFolder:
             shapes |= layer_shapes
         self._require(shapes)
         self._shapes = shapes
-        known = {self._name(part) for part in shapes} | {_OUTER_NAMES["lm_head"]}
+        known = {self._file_name(part) for part in shapes} | {_OUTER_NAMES["lm_head"]}
         extra = [name for name in self._files if name not in known and not _IGNORED.fullmatch(name)]
         if extra:
             raise ModelError(f"{path}: tensor {min(extra)!r} is not part of a supported {self.spec.architecture} model")
 
     def _require(self, parts: dict[str, tuple[int, ...]]) -> None:
         for part in parts:
-            if self._name(part) not in self._files:
-                raise ModelError(f"{self.path}: tensor {self._name(part)!r} is missing")
+            if (name := self._file_name(part)) not in self._files:
+                raise ModelError(f"{self.path}: tensor {name!r} is missing")
 
-    def _name(self, part: str) -> str:
+    def _file_name(self, part: str) -> str:
         match = _LAYER_PART.fullmatch(part)
-        names = _GEMMA_NAMES if self.spec.architecture == "gemma3" else _LAYER_NAMES
-        return f"model.layers.{match[1]}.{names[match[2]]}" if match else _OUTER_NAMES[part]
+        if match is None:
+            return _OUTER_NAMES[part]
+        return f"model.layers.{match[1]}.{(_GEMMA3_NAMES if self._gemma else _LAYER_NAMES)[match[2]]}"
 
     def read(self, part: str) -> torch.Tensor:
         import torch
         from safetensors import SafetensorError, safe_open
 
-        name = self._name(part)
+        name = self._file_name(part)
         file = self._files[name]
         try:
             with safe_open(file, framework="pt") as tensors:
@@ -89,9 +90,8 @@ class SafetensorsFolder:
         expect_shape(file, name, tuple(tensor.shape), self._shapes[part])
         if str(tensor.dtype) not in _FLOATS:
             raise ModelError(f"{file}: tensor {name!r} has dtype {tensor.dtype}; supported: {', '.join(_FLOATS)}")
-        owned = tensor.to(torch.float32, copy=True)
-        # Gemma's norms multiply by 1 + weight.
-        return owned + 1 if self.spec.architecture == "gemma3" and part.endswith("norm") else owned
+        values = tensor.to(torch.float32, copy=True)
+        return values.add_(1.0) if self._gemma and values.dim() == 1 else values  # its norms are (1 + weight)
 
     def tokenizer(self) -> TokenizerFiles:
         file = self.path / "tokenizer.json"
@@ -138,8 +138,13 @@ class _Control:
         for source in (self.generation, self.config):
             value = source.get(key)
             values = value if isinstance(value, list) else [value]
-            ids += [v for v in values if isinstance(v, int) and self.backend.id_to_token(v) is not None]
+            ids += [v for v in values if self.is_token(v)]
         return ids
+
+    def is_token(self, value: Any) -> TypeGuard[int]:
+        # Some configurations say -1 for "none", which the backend does not take for an id.
+        known = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**32
+        return known and self.backend.id_to_token(value) is not None
 
     def adds(self, bos: int | None) -> bool:
         if bos is None:
@@ -182,9 +187,7 @@ def _tensor_files(path: Path) -> dict[str, Path]:
     else:
         files = sorted(path.glob("*.safetensors"))
     if not files:
-        raise ModelError(
-            f"{path}: no *.safetensors; Still reads no pickled weights (save_pretrained writes safetensors)"
-        )
+        raise ModelError(f"{path}: no *.safetensors; Still reads no pickled weights (save_pretrained writes safetensors)")
     found: dict[str, Path] = {}
     for file in files:
         try:

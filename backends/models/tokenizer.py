@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from datetime import datetime
 from functools import cached_property
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ModelError
@@ -13,6 +14,7 @@ from .checkpoint import TokenizerFiles
 
 if TYPE_CHECKING:
     from jinja2 import Template
+    from tokenizers import Tokenizer as Backend
 
 
 class Tokenizer:
@@ -27,7 +29,8 @@ class Tokenizer:
 
         try:
             # Whether control tokens are text is a switch on the tokenizer: two of them, so that threads never flip it.
-            self._special, self._plain = Backend.from_str(files.json), Backend.from_str(files.json)
+            self._special = Backend.from_str(files.json)
+            self._plain = _twin(self._special) or Backend.from_str(files.json)
         except Exception as error:  # tokenizers raises bare Exception
             raise ModelError(f"the tokenizer of the model is damaged: {error}") from error
         self._plain.encode_special_tokens = True
@@ -58,9 +61,7 @@ class Tokenizer:
         try:
             return list(backend.encode(text, add_special_tokens=False).ids)
         except TypeError as error:  # what tokenizers makes of a string that is not valid Unicode
-            raise ModelError(
-                f"text {text[:80]!r} contains a lone surrogate and cannot be tokenized; remove it"
-            ) from error
+            raise ModelError(f"text {text[:80]!r} contains a lone surrogate and cannot be tokenized; remove it") from error
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
         """Text of token ids, without control tokens by default; bytes that are no whole character become U+FFFD."""
@@ -89,14 +90,31 @@ class Tokenizer:
     @cached_property
     def _template(self) -> Template:
         if self._files.chat_template is None:
-            raise ModelError(
-                "the model has no chat template; use an instruction-tuned model or write the prompt as text"
-            )
+            raise ModelError("the model has no chat template; use an instruction-tuned model or write the prompt as text")
         template: Template = _environment().from_string(self._files.chat_template)
         return template
 
     def _text_of(self, token: int | None) -> str:
         return "" if token is None else self._special.id_to_token(token) or ""
+
+
+def _twin(backend: Backend) -> Backend | None:
+    """A second tokenizer over the same vocabulary and merges, which need not be read again (a second for Gemma's).
+
+    None when the added tokens do not come out as they are, so that the text has to be read after all.
+    """
+    twin = type(backend)(backend.model)
+    for part in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
+        if (value := getattr(backend, part)) is not None:
+            setattr(twin, part, value)
+    added = [token for _, token in sorted(backend.get_added_tokens_decoder().items())]
+    for special, tokens in groupby(added, key=lambda token: token.special):
+        (twin.add_special_tokens if special else twin.add_tokens)(list(tokens))
+    return twin if _added(twin) == _added(backend) else None
+
+
+def _added(backend: Backend) -> dict[int, str]:
+    return {index: repr(token) for index, token in backend.get_added_tokens_decoder().items()}
 
 
 def _environment() -> Any:

@@ -1,8 +1,6 @@
 /* The whole decoder step in one call. Included once per instruction set; NAME(x) appends its suffix.
  *
- * One parallel region per step: threads go through the phases of each layer together, meeting at the barriers that end
- * every `omp for`. */
-
+ * One parallel region per step: threads go through the phases of each layer together and meet at the end of each. */
 
 /* A row of inputs to the form its product asks for. */
 static void prepare(Workspace *w, const Matrix *m, const float *x, int r) {
@@ -16,17 +14,19 @@ static void prepare(Workspace *w, const Matrix *m, const float *x, int r) {
 }
 
 static void prepare_normed(const Network *net, Workspace *w, const Matrix *m, const float *weight, int rows) {
-#pragma omp for schedule(static)
+#pragma omp for schedule(static) nowait
     for (int r = 0; r < rows; r++) {
         float *normed = w->normed + (int64_t)r * net->hidden; /* kept: adapters read it */
         norm_row(w->x + (int64_t)r * net->hidden, weight, normed, net->hidden, net->eps);
         prepare(w, m, normed, r);
     }
+    meet(&w->barrier);
 }
 
 static void prepare_plain(Workspace *w, const Matrix *m, const float *x, int rows) {
-#pragma omp for schedule(static)
+#pragma omp for schedule(static) nowait
     for (int r = 0; r < rows; r++) prepare(w, m, x + (int64_t)r * m->in, r);
+    meet(&w->barrier);
 }
 
 /* y = x @ W.T by panel pairs. `delta`: what adapters add, or NULL. */
@@ -37,22 +37,24 @@ static void multiply(Workspace *w, const Matrix *m, Epilogue epilogue, int activ
     const int chunk = pairs / 64 > 1 ? pairs / 64 : 1;
     bf16 *scratch = w->panels + (int64_t)omp_get_thread_num() * w->widest * 32;
     begin_products();
-#pragma omp for schedule(dynamic)
+#pragma omp for schedule(dynamic) nowait
     for (int pair = 0; pair < pairs; pair += chunk)
         product(&x, m, epilogue, activation, y, stride, pair, pair + chunk < pairs ? pair + chunk : pairs, scratch);
+    meet(&w->barrier);
 }
 
 /* The adapters' part of a product, B A x for each row that has one, zeros for the others; NULL when no row has. */
-#define ADAPTED(name, x) (step->adapter ? adapt(step, offsetof(AdapterLayer, name), l, x, &layer->name, w->delta) : NULL)
+#define ADAPTED(name, x) (step->adapter ? adapt(step, w, offsetof(AdapterLayer, name), l, x, &layer->name) : NULL)
 
-static const float *adapt(const Step *step, size_t which, int layer, const float *x, const Matrix *m, float *delta) {
-#pragma omp for schedule(dynamic, 4)
+static const float *adapt(const Step *step, Workspace *w, size_t which, int layer, const float *x, const Matrix *m) {
+#pragma omp for schedule(dynamic, 4) nowait
     for (int r = 0; r < step->rows; r++) {
         const AdapterLayer *adapter = step->adapter[r];
         const LowRank *update = adapter ? (const LowRank *)((const char *)(adapter + layer) + which) : NULL;
-        low_rank_row(update, x + (int64_t)r * m->in, m->in, m->out, delta + (int64_t)r * m->out);
+        low_rank_row(update, x + (int64_t)r * m->in, m->in, m->out, w->delta + (int64_t)r * m->out);
     }
-    return delta;
+    meet(&w->barrier);
+    return w->delta;
 }
 
 /* What a block gives is added to x, normed first where the model norms it. */
@@ -62,12 +64,13 @@ static void add_block(const Network *net, Workspace *w, const Matrix *m, const f
         return;
     }
     multiply(w, m, STORE, net->activation, delta, w->branch, net->hidden, rows);
-#pragma omp for schedule(static)
+#pragma omp for schedule(static) nowait
     for (int r = 0; r < rows; r++) {
         float *row = w->branch + (int64_t)r * net->hidden, *x = w->x + (int64_t)r * net->hidden;
         norm_row(row, post_norm, row, net->hidden, net->eps);
         for (int i = 0; i < net->hidden; i++) x[i] += row[i];
     }
+    meet(&w->barrier);
 }
 
 /* Row `token` of the embedding, which is the head itself where the two are tied. */
@@ -95,14 +98,15 @@ static void attend(const Network *net, const Layer *layer, const Step *step, Wor
     begin_attention();
     for (int phase = 0; phase < w->phases; phase++) {
         const int begin = w->phase_begin[phase], tasks = (w->phase_begin[phase + 1] - begin) * net->kv_heads;
-#pragma omp for schedule(dynamic)
+#pragma omp for schedule(dynamic) nowait
         for (int task = 0; task < tasks; task++) {
             const Tile *tile = w->tile + begin + task / net->kv_heads;
             attend_tile(net, layer, step, tile->group, step->row_list + tile->first, tile->rows, task % net->kv_heads, keys,
                         values, w->query, w->state, w->attended);
         }
+        meet(&w->barrier);
     }
-#pragma omp for schedule(static)
+#pragma omp for schedule(static) nowait
     for (int r = 0; r < step->rows; r++) {
         float *row = w->attended + (int64_t)r * heads * dim;
         for (int h = 0; h < heads; h++) {
@@ -111,11 +115,12 @@ static void attend(const Network *net, const Layer *layer, const Step *step, Wor
         }
         prepare(w, &layer->o, row, r);
     }
+    meet(&w->barrier);
 }
 
 static void place(const Network *net, const Layer *layer, const Step *step, Workspace *w, bf16 *keys, bf16 *values) {
     const int heads = net->heads, dim = net->head_dim, width = (heads + 2 * net->kv_heads) * dim;
-#pragma omp for schedule(static)
+#pragma omp for schedule(static) nowait
     for (int r = 0; r < step->rows; r++) {
         place_row(net, layer, w->qkv + (int64_t)r * width, step->positions[r], step->slots[r], keys, values,
                   w->query + (int64_t)r * heads * dim);
@@ -125,6 +130,7 @@ static void place(const Network *net, const Layer *layer, const Step *step, Work
         }
         memset(w->attended + (int64_t)r * heads * dim, 0, heads * dim * sizeof(float));
     }
+    meet(&w->barrier);
 }
 
 /* Compute a step; `out` gets the hidden states after the final norm, [rows, hidden]. */
@@ -132,8 +138,9 @@ void NAME(forward)(const Network *net, const Step *step, Workspace *w, float *ou
     const int rows = step->rows, hidden = net->hidden, width = (net->heads + 2 * net->kv_heads) * net->head_dim;
 #pragma omp parallel
     {
-#pragma omp for schedule(static)
+#pragma omp for schedule(static) nowait
         for (int r = 0; r < rows; r++) embed_row(net, step->tokens[r], w->x + (int64_t)r * hidden);
+        meet(&w->barrier);
         for (int l = 0; l < net->layers; l++) {
             const Layer *layer = net->layer + l;
             bf16 *keys = net->keys + l * net->layer_stride, *values = net->values + l * net->layer_stride;
@@ -151,7 +158,7 @@ void NAME(forward)(const Network *net, const Step *step, Workspace *w, float *ou
             delta = ADAPTED(down, w->active);
             add_block(net, w, &layer->down, layer->mlp_post_norm, delta, rows);
         }
-#pragma omp for schedule(static)
+#pragma omp for schedule(static) nowait
         for (int r = 0; r < rows; r++)
             norm_row(w->x + (int64_t)r * hidden, net->final_norm, out + (int64_t)r * hidden, hidden, net->eps);
         release_thread();

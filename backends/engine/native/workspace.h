@@ -2,6 +2,7 @@
 #ifndef STILL_WORKSPACE_H
 #define STILL_WORKSPACE_H
 
+#include "barrier.h"
 #include "network.h"
 
 #define MAX_PHASES 64
@@ -18,6 +19,7 @@ typedef struct {
     uint8_t *quantized;
     bf16 *halves, *query, *panels;
     Tile *tile;
+    Barrier barrier;
     int32_t phases, phase_begin[MAX_PHASES + 1];
 } Workspace;
 

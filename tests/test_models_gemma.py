@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from still.backends.models import load_model
 from still.backends.models.convert import open_checkpoint
 from still.backends.models.gguf_file import GGUFFile
@@ -125,6 +126,29 @@ def test_spec_of_a_folder(tmp_path):
     assert [spec.window(i) for i in range(7)] == [8, 8, 8, 8, 8, None, 8]
 
 
+def images_too():
+    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.Gemma3Config(
+        text_config=gemma3().config,
+        vision_config=transformers.SiglipVisionConfig(**vision, image_size=28, patch_size=14),
+        mm_tokens_per_image=4,
+        image_token_index=299,
+    )
+    return random_model(transformers.Gemma3ForConditionalGeneration, config)
+
+
+@pytest.mark.parametrize("renamed", [False, True])
+def test_the_text_model_of_one_that_takes_images_too(tmp_path, renamed):
+    model = save(images_too(), tmp_path)
+    if renamed:  # as transformers 4.52 and later name them in memory, and some tools save them
+        file = tmp_path / "model.safetensors"
+        tensors = {name.replace("language_model.model.", "model.language_model."): t for name, t in load_file(file).items()}
+        save_file({name: t.clone() for name, t in tensors.items()}, file, metadata={"format": "pt"})
+    edit(tmp_path, vocab_size=7)  # the outer configuration is not the text model's
+    check_logits(model, tmp_path)
+    assert spec_of(tmp_path).tie_embeddings
+
+
 def test_a_file_of_llama_cpp_gives_what_the_folder_gives(tmp_path):
     model = save(gemma3(query_pre_attn_scalar=16, rms_norm_eps=2**-20), tmp_path / "hf")
     write_gemma3_gguf(tmp_path / "m.gguf", model)
@@ -214,7 +238,8 @@ def test_defaults_are_those_of_transformers(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "gemma3"}, "gemma3.*takes images.*gemma3_text"),
+        ({"model_type": "gemma3"}, "text_config = None"),
+        ({"model_type": "gemma2"}, "model_type = 'gemma2': supported: llama, mistral, qwen2, qwen3, gemma3_text"),
         ({"final_logit_softcapping": 30.0}, "final_logit_softcapping = 30.0"),
         ({"attn_logit_softcapping": 50.0}, "attn_logit_softcapping = 50.0"),
         ({"use_bidirectional_attention": True}, "use_bidirectional_attention"),

@@ -100,7 +100,7 @@ class SafetensorsFolder:
         if str(tensor.dtype) not in _FLOATS:
             raise ModelError(f"{file}: tensor {name!r} has dtype {tensor.dtype}; supported: {', '.join(_FLOATS)}")
         values = tensor.to(torch.float32, copy=True)
-        return values.add_(1.0) if self._gemma and values.dim() == 1 else values  # its norms are (1 + weight)
+        return values.add_(1.0) if self._gemma and "norm" in part else values  # it norms by 1 + weight
 
     def tokenizer(self) -> TokenizerFiles:
         file = self.path / "tokenizer.json"

@@ -61,7 +61,7 @@ class GGUFFile:
         values = self._dequantized(info)
         if self.spec.architecture == "llama" and (heads := self._rope_heads(part)):
             values = _unpermute(values, heads)
-        return torch.from_numpy(np.array(values, dtype=np.float32, order="C"))
+        return torch.from_numpy(np.require(values, np.float32, ("C", "W")))  # a view of the file is copied, no other
 
     def tokenizer(self) -> TokenizerFiles:
         return tokenizer_files(self.path, self._header.metadata, self.spec.vocab_size)

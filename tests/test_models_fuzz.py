@@ -1,4 +1,4 @@
-"""Damaged Hugging Face folders: whatever bytes or values are wrong, a whole model or a ModelError."""
+"""Damaged models: whatever bytes or values of a folder or of a Gemma's GGUF are wrong, a whole model or a ModelError."""
 
 import json
 import random
@@ -7,10 +7,12 @@ import shutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from still.backends.models.gguf_file import GGUFFile
+from still.backends.models.gguf_header import read_header
 from still.backends.models.safetensors_folder import SafetensorsFolder
 from still.errors import ModelError
 from test_models_safetensors import write_tokenizer
-from tiny_checkpoints import gemma3
+from tiny_checkpoints import ARRAY, FLOAT, INT, TEXT, gemma3, write_gemma3_gguf
 
 VALUES = [None, True, -1, 0, 1, 3, 0.5, 10**9, 10**400, 1e308, float("inf"), float("nan"), "x", "", [], [1], {}, {"a": 1}]
 FILES = ["model.safetensors", "config.json", "tokenizer_config.json"]
@@ -30,9 +32,9 @@ def broken(tmp_path_factory, whole):
     return shutil.copytree(whole, tmp_path_factory.mktemp("broken") / "m")
 
 
-def attempt(folder):
+def attempt(path):
     try:
-        checkpoint = SafetensorsFolder(folder)
+        checkpoint = SafetensorsFolder(path) if path.is_dir() else GGUFFile(path)
         checkpoint.tokenizer()
         for part in {**checkpoint.spec.outer_shapes(), **checkpoint.spec.part_shapes(0)}:
             checkpoint.read(part)
@@ -45,8 +47,9 @@ def header_size(data):
     return 8 + int.from_bytes(data[:8], "little")
 
 
-def test_the_whole_folder_loads(whole):
+def test_whole_models_load(whole, gguf_file):
     assert attempt(whole)
+    assert attempt(gguf_file[0])
 
 
 @settings(max_examples=300, deadline=None)
@@ -84,6 +87,30 @@ def test_odd_values_load_or_raise_model_error(whole, broken, data):
         attempt(broken)
     finally:
         (broken / "config.json").write_text(original)
+
+
+@pytest.fixture(scope="module")
+def gguf_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("gguf") / "m.gguf"
+    scaling = {"type": ("yarn", TEXT), "factor": (2.0, FLOAT), "original_context_length": (64, INT)}
+    scaling |= {"yarn_beta_fast": (30.0, FLOAT), "attn_factor": (0.9, FLOAT)}
+    pattern = {"attention__sliding_window_pattern": ([True, False], ARRAY)}
+    changes = {f"rope__scaling__{key}": value for key, value in scaling.items()} | pattern
+    write_gemma3_gguf(path, gemma3(num_hidden_layers=2), **changes)
+    return path, path.read_bytes(), min(info.offset for info in read_header(path).tensors.values())
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_flipped_bytes_of_a_gguf_file_load_or_raise_model_error(gguf_file, data):
+    path, original, header = gguf_file
+    changed = bytearray(original)
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(4, header - 1))
+        changed[at] = data.draw(st.sampled_from([0, 1, 0x7F, 0x80, 0xFF, changed[at] ^ 0x10]))
+    damaged = path.with_name("damaged.gguf")
+    damaged.write_bytes(changed)
+    attempt(damaged)
 
 
 def test_every_truncation_is_refused(whole, broken):

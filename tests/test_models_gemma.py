@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from plain_decoder import check_logits
+from safetensors.torch import load_file, save_file
 from still.backends.models import load_model
 from still.backends.models.convert import open_checkpoint
 from still.backends.models.gguf_file import GGUFFile
@@ -13,10 +15,7 @@ from still.backends.models.source import ModelSource
 from still.errors import ModelError
 from test_models_safetensors import edit, write_tokenizer
 from tiny_checkpoints import ARRAY, BOOL, FLOAT, INT, SIZES, TEXT, gemma3, random_model, write_gemma3_gguf
-from torch.nn.functional import gelu, silu
-from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-ACTIVATIONS = {"silu": silu, "gelu_tanh": lambda x: gelu(x, approximate="tanh")}
 HF_NAMES = {
     "attn_norm": "input_layernorm",
     "attn_post_norm": "post_attention_layernorm",
@@ -44,64 +43,6 @@ def spec_of(folder):
     return open_checkpoint(ModelSource("m", "folder", folder)).spec
 
 
-def frequencies(spec, windowed):
-    """Inverse frequencies and the factor of cosine and sine, by transformers from what the spec says."""
-    if windowed and spec.local_rope_theta:
-        theta, scaling = spec.local_rope_theta, None
-    else:
-        theta, scaling = spec.rope_theta, spec.rope_scaling
-    if scaling is None:
-        return 1.0 / theta ** (torch.arange(0, spec.head_dim, 2).float() / spec.head_dim), 1.0
-    sizes = {"hidden_size": spec.num_heads * spec.head_dim, "num_attention_heads": spec.num_heads}
-    config = transformers.LlamaConfig(**sizes, rope_parameters={**scaling, "rope_theta": theta})
-    return ROPE_INIT_FUNCTIONS[scaling["rope_type"]](config)
-
-
-def logits(model, ids):
-    """A decoder in as few words as possible, from nothing but spec and weights."""
-    spec, w = model.spec, model.weights
-
-    def norm(x, name):
-        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + spec.rms_eps) * w[name]
-
-    def rotated(x, cos, sin):
-        low, high = x.chunk(2, dim=-1)
-        return x * cos[:, None] + torch.cat([-high, low], dim=-1) * sin[:, None]
-
-    positions = torch.arange(len(ids))
-    distance = positions[:, None] - positions
-    x = w.get("embed", w["lm_head"])[ids] * spec.embed_scale
-    for i in range(spec.num_layers):
-        p, window = f"layers.{i}.", spec.window(i)
-        freqs, factor = frequencies(spec, window is not None)
-        angles = torch.outer(positions.float(), freqs).repeat(1, 2)
-        cos, sin = angles.cos() * factor, angles.sin() * factor
-        h = norm(x, p + "attn_norm") @ w[p + "qkv"].T + w.get(p + "qkv.bias", 0)
-        q, k, v = h.view(len(ids), -1, spec.head_dim).split([spec.num_heads, spec.num_kv_heads, spec.num_kv_heads], 1)
-        if spec.qk_norm:
-            q, k = norm(q, p + "q_norm"), norm(k, p + "k_norm")
-        q, k = rotated(q, cos, sin), rotated(k, cos, sin)
-        k, v = (t.repeat_interleave(spec.num_heads // spec.num_kv_heads, 1) for t in (k, v))
-        scores = torch.einsum("qhd,khd->hqk", q, k) * spec.attention_scale
-        hidden = (distance < 0) | (distance >= (window or len(ids)))
-        seen = torch.einsum("hqk,khd->qhd", scores.masked_fill(hidden, -torch.inf).softmax(-1), v)
-        h = seen.reshape(len(ids), -1) @ w[p + "o"].T
-        x = x + (norm(h, p + "attn_post_norm") if spec.post_norms else h)
-        gate, up = (norm(x, p + "mlp_norm") @ w[p + "gate_up"].T).chunk(2, dim=-1)
-        h = (ACTIVATIONS[spec.activation](gate) * up) @ w[p + "down"].T
-        x = x + (norm(h, p + "mlp_post_norm") if spec.post_norms else h)
-    return norm(x, "norm") @ w["lm_head"].T
-
-
-def check_logits(reference, path):
-    ids = torch.randint(0, SIZES["vocab_size"], (40,), generator=torch.Generator().manual_seed(1))
-    with torch.no_grad():
-        wanted = reference(ids[None]).logits[0]
-    got = logits(load_model(str(path), "fp32"), ids)
-    assert wanted.std() > 0.1
-    torch.testing.assert_close(got, wanted, rtol=2e-4, atol=2e-4)
-
-
 def test_every_tensor_of_a_folder(tmp_path):
     state = save(gemma3(), tmp_path).state_dict()
     checkpoint = open_checkpoint(ModelSource("m", "folder", tmp_path))
@@ -123,6 +64,29 @@ def test_spec_of_a_folder(tmp_path):
     assert (spec.rope_theta, spec.local_rope_theta, spec.rope_scaling) == (1e6, 1e4, None)
     assert (spec.embed_scale, spec.attention_scale) == (48**0.5, 24**-0.5)
     assert [spec.window(i) for i in range(7)] == [8, 8, 8, 8, 8, None, 8]
+
+
+def images_too():
+    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.Gemma3Config(
+        text_config=gemma3().config,
+        vision_config=transformers.SiglipVisionConfig(**vision, image_size=28, patch_size=14),
+        mm_tokens_per_image=4,
+        image_token_index=299,
+    )
+    return random_model(transformers.Gemma3ForConditionalGeneration, config)
+
+
+@pytest.mark.parametrize("renamed", [False, True])
+def test_the_text_model_of_one_that_takes_images_too(tmp_path, renamed):
+    model = save(images_too(), tmp_path)
+    if renamed:  # as transformers 4.52 and later name them in memory, and some tools save them
+        file = tmp_path / "model.safetensors"
+        tensors = {name.replace("language_model.model.", "model.language_model."): t for name, t in load_file(file).items()}
+        save_file({name: t.clone() for name, t in tensors.items()}, file, metadata={"format": "pt"})
+    edit(tmp_path, vocab_size=7)  # the outer configuration is not the text model's
+    check_logits(model, tmp_path)
+    assert spec_of(tmp_path).tie_embeddings
 
 
 def test_a_file_of_llama_cpp_gives_what_the_folder_gives(tmp_path):
@@ -214,7 +178,8 @@ def test_defaults_are_those_of_transformers(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "gemma3"}, "gemma3.*takes images.*gemma3_text"),
+        ({"model_type": "gemma3"}, "text_config = None"),
+        ({"model_type": "gemma2"}, "model_type = 'gemma2': supported: llama, mistral, qwen2, qwen3, gemma3_text"),
         ({"final_logit_softcapping": 30.0}, "final_logit_softcapping = 30.0"),
         ({"attn_logit_softcapping": 50.0}, "attn_logit_softcapping = 50.0"),
         ({"use_bidirectional_attention": True}, "use_bidirectional_attention"),

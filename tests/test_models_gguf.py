@@ -75,7 +75,9 @@ def random_state(architecture, tied):
         }
         if architecture == "qwen2":
             shapes |= {f"{blk}attn_{c}.bias": (n * DIM,) for c, n in (("q", HEADS), ("k", KV), ("v", KV))}
-        if architecture == "qwen3":
+        if architecture == "gemma3":
+            shapes |= {blk + "post_attention_norm.weight": (HIDDEN,), blk + "post_ffw_norm.weight": (HIDDEN,)}
+        if architecture in ("qwen3", "gemma3"):
             shapes |= {blk + "attn_q_norm.weight": (DIM,), blk + "attn_k_norm.weight": (DIM,)}
     return {name: generator.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
 
@@ -130,12 +132,15 @@ def canonical(expected, spec):
         if spec.qk_norm:
             wanted[new + "q_norm"] = expected[blk + "attn_q_norm.weight"]
             wanted[new + "k_norm"] = expected[blk + "attn_k_norm.weight"]
+        if spec.post_norms:
+            wanted[new + "attn_post_norm"] = expected[blk + "post_attention_norm.weight"]
+            wanted[new + "mlp_post_norm"] = expected[blk + "post_ffw_norm.weight"]
     return wanted
 
 
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("kind", [Type.F32, Type.F16, Type.BF16, Type.Q8_0, Type.Q4_1])
-@pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3"])
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3", "gemma3"])
 def test_weights_come_back_in_hugging_face_order(tmp_path, architecture, kind, tied):
     expected = write(tmp_path / "m.gguf", architecture, tied, kind)
     model = load_model(str(tmp_path / "m.gguf"), "fp32")
@@ -143,7 +148,9 @@ def test_weights_come_back_in_hugging_face_order(tmp_path, architecture, kind, t
     assert model.weights.keys() == wanted.keys()
     for name, tensor in wanted.items():
         assert torch.equal(model.weights[name], tensor), name
-    assert (model.spec.attention_bias, model.spec.qk_norm) == (architecture == "qwen2", architecture == "qwen3")
+    assert model.spec.attention_bias == (architecture == "qwen2")
+    assert model.spec.qk_norm == (architecture in ("qwen3", "gemma3"))
+    assert model.spec.post_norms == (architecture == "gemma3")
 
 
 def test_permutation_is_that_of_llama_cpp():

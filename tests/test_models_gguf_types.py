@@ -67,6 +67,16 @@ def test_values_are_those_of_the_gguf_package(tmp_path, kind):
         assert len(np.unique(wanted)) > 2
 
 
+@pytest.mark.parametrize("at_once", [1, 3 * HIDDEN, 7 * HIDDEN + 1])
+def test_values_do_not_depend_on_how_many_are_read_at_once(tmp_path, monkeypatch, at_once):
+    tensors = {name: finite_blocks(Type.Q6_K, *shape, seed) for seed, (name, shape) in enumerate(SHAPES.items())}
+    write(tmp_path / "m.gguf", Type.Q6_K, tensors)
+    monkeypatch.setattr("still.backends.models.gguf_file._AT_ONCE", at_once)
+    file = GGUFFile(tmp_path / "m.gguf")
+    for name, data in tensors.items():
+        assert np.array_equal(file.read(PARTS[name]).numpy(), gguf.quants.dequantize(data, Type.Q6_K)), name
+
+
 def test_the_common_types_are_among_them():
     assert {Type.F32, Type.F16, Type.BF16, Type.Q4_0, Type.Q8_0, Type.Q4_K, Type.Q6_K, Type.IQ4_XS} <= set(READABLE)
 

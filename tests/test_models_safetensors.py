@@ -29,6 +29,7 @@ FAMILIES = {
     "mistral": (transformers.MistralForCausalLM, transformers.MistralConfig, {"head_dim": 16, "sliding_window": 32}),
     "qwen2": (transformers.Qwen2ForCausalLM, transformers.Qwen2Config, {"sliding_window": 32}),
     "qwen3": (transformers.Qwen3ForCausalLM, transformers.Qwen3Config, {"head_dim": 16}),
+    "gemma3": (transformers.Gemma3ForCausalLM, transformers.Gemma3TextConfig, {"head_dim": 16, "sliding_window": 32}),
 }
 
 
@@ -79,10 +80,18 @@ def expected(state, spec):
     wanted = {"norm": state["model.norm.weight"], "lm_head": state["lm_head.weight"]}
     if not spec.tie_embeddings:
         wanted["embed"] = state["model.embed_tokens.weight"]
+    gemma = spec.architecture == "gemma3"
+    if gemma:  # its norms multiply by 1 + weight
+        state = {name: tensor + 1 if name.endswith("norm.weight") else tensor for name, tensor in state.items()}
+        wanted["norm"] = state["model.norm.weight"]
     for i in range(spec.num_layers):
         old, new = f"model.layers.{i}.", f"layers.{i}."
         wanted[new + "attn_norm"] = state[old + "input_layernorm.weight"]
-        wanted[new + "mlp_norm"] = state[old + "post_attention_layernorm.weight"]
+        before_mlp = "pre_feedforward_layernorm" if gemma else "post_attention_layernorm"
+        wanted[new + "mlp_norm"] = state[f"{old}{before_mlp}.weight"]
+        if gemma:
+            wanted[new + "attn_post_norm"] = state[old + "post_attention_layernorm.weight"]
+            wanted[new + "mlp_post_norm"] = state[old + "post_feedforward_layernorm.weight"]
         wanted[new + "qkv"] = torch.cat([state[f"{old}self_attn.{c}_proj.weight"] for c in "qkv"])
         wanted[new + "o"] = state[old + "self_attn.o_proj.weight"]
         wanted[new + "gate_up"] = torch.cat([state[f"{old}mlp.{c}_proj.weight"] for c in ("gate", "up")])
@@ -140,11 +149,11 @@ def test_spec_of_each_family(tmp_path):
     for family, spec in specs.items():
         assert (spec.architecture, spec.vocab_size, spec.hidden_size, spec.num_layers) == (family, 300, 48, 2)
         assert (spec.num_heads, spec.num_kv_heads, spec.rms_eps, spec.max_position) == (6, 2, 1e-5, 128)
-    assert [specs[f].head_dim for f in FAMILIES] == [8, 16, 8, 16]
-    assert [specs[f].attention_bias for f in FAMILIES] == [False, False, True, False]
-    assert [specs[f].qk_norm for f in FAMILIES] == [False, False, False, True]
+    assert [specs[f].head_dim for f in FAMILIES] == [8, 16, 8, 16, 16]
+    assert [specs[f].attention_bias for f in FAMILIES] == [False, False, True, False, False]
+    assert [specs[f].qk_norm for f in FAMILIES] == [False, False, False, True, True]
     # Qwen's window counts only with use_sliding_window.
-    assert [specs[f].sliding_window for f in FAMILIES] == [None, 32, None, None]
+    assert [specs[f].sliding_window for f in FAMILIES] == [None, 32, None, None, 32]
 
 
 def test_rope_in_the_spelling_of_transformers_4_and_5(tmp_path):
@@ -229,7 +238,7 @@ DOWN = "model.layers.1.mlp.down_proj.weight"
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda f: edit(f, model_type="gpt_oss"), "gpt_oss.*llama, mistral, qwen2, qwen3"),
+        (lambda f: edit(f, model_type="gpt_oss"), "gpt_oss.*llama, mistral, qwen2, qwen3, gemma3_text"),
         (lambda f: edit(f, quantization_config={"bits": 4}), "quantization_config"),
         (lambda f: edit(f, hidden_act="gelu"), "hidden_act"),
         (lambda f: edit(f, hidden_size="48"), "hidden_size"),

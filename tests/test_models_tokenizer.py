@@ -1,6 +1,8 @@
 """The tokenizer wrapper, and the real model's tokenizer against transformers' reading of the same file."""
 
+import itertools
 import json
+import random
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 from still.backends.models import Tokenizer, load_model, resolve
 from still.backends.models.checkpoint import TokenizerFiles
 from still.errors import ModelError
-from tokenizers import AddedToken, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as Backend
 
 
@@ -45,6 +47,37 @@ def test_control_tokens_are_text_unless_asked_for(text):
     assert special.count(0) == text.count("<s>")
     assert special.count(1) == text.count("<|im_end|>")
     assert TINY.decode(special, skip_special=False) == text
+
+
+def variants():
+    """Tokenizers of every make-up: with and without each part, added tokens inside and outside the vocabulary."""
+    vocab = {token: i for i, token in enumerate(["<s>", "\u2581", *"abcdeé ", "ab", "\u2581a", "cd"])}
+    for prefix, cut, post in itertools.product([False, True], repeat=3):
+        backend = Backend(models.BPE(vocab=vocab, merges=[("a", "b"), ("c", "d"), ("\u2581", "a")]))
+        if prefix:
+            backend.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+        if cut:
+            backend.pre_tokenizer = pre_tokenizers.Split("d", "isolated")
+        if post:
+            backend.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 0)])
+        backend.decoder = decoders.Fuse()
+        backend.add_tokens([AddedToken("<b>", normalized=False), AddedToken("e e", normalized=True)])
+        backend.add_special_tokens([AddedToken("<s>"), AddedToken("<new>", lstrip=True), AddedToken("<other>", rstrip=True)])
+        backend.add_tokens([AddedToken("aé", single_word=True)])
+        yield backend.to_str()
+
+
+@pytest.mark.parametrize("text", list(variants()))
+def test_control_tokens_as_text_by_the_same_rules(text):
+    plain = Backend.from_str(text)
+    plain.encode_special_tokens = True
+    special = Backend.from_str(text)
+    tokenizer = Tokenizer(TokenizerFiles(text, 0, False, (), None))
+    chosen = random.Random(0)
+    for _ in range(200):
+        words = "".join(chosen.choices([*"abcdeé ", "<b>", "e e", "<s>", "<new>", " <other> ", " aé "], k=12))
+        assert tokenizer.encode(words) == plain.encode(words, add_special_tokens=False).ids
+        assert tokenizer.encode(words, special=True) == special.encode(words, add_special_tokens=False).ids
 
 
 def test_skip_special():

@@ -17,9 +17,7 @@ SIZES = {
     "rms_norm_eps": 1e-5,
 }
 GEMMA = {"query_pre_attn_scalar": 24, "sliding_window": 8, "pad_token_id": 0}
-TEXT, ARRAY, INT, FLOAT, BOOL = (
-    gguf.GGUFValueType[name] for name in ("STRING", "ARRAY", "UINT32", "FLOAT32", "BOOL")
-)
+TEXT, ARRAY, INT, FLOAT, BOOL = (gguf.GGUFValueType[name] for name in ("STRING", "ARRAY", "UINT32", "FLOAT32", "BOOL"))
 
 
 def random_model(model_class, config):
@@ -33,9 +31,7 @@ def random_model(model_class, config):
 
 
 def gemma3(**changes):
-    return random_model(
-        transformers.Gemma3ForCausalLM, transformers.Gemma3TextConfig(**{**SIZES, **GEMMA, **changes})
-    )
+    return random_model(transformers.Gemma3ForCausalLM, transformers.Gemma3TextConfig(**{**SIZES, **GEMMA, **changes}))
 
 
 def write_gguf(path, architecture, metadata, tensors):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,7 @@ _LAYER_NAMES = {
     "attn_post_norm": "post_attention_norm.weight",
     "mlp_post_norm": "post_ffw_norm.weight",
 }
+_AT_ONCE = 1 << 22  # values
 _LAYER_PART = re.compile(r"layers\.(\d+)\.(.+)")
 
 
@@ -61,7 +63,7 @@ class GGUFFile:
         values = self._dequantized(info)
         if self.spec.architecture == "llama" and (heads := self._rope_heads(part)):
             values = _unpermute(values, heads)
-        return torch.from_numpy(np.array(values, dtype=np.float32, order="C"))
+        return torch.from_numpy(np.ascontiguousarray(values))
 
     def tokenizer(self) -> TokenizerFiles:
         return tokenizer_files(self.path, self._header.metadata, self.spec.vocab_size)
@@ -80,12 +82,16 @@ class GGUFFile:
 
         raw = self._data[info.offset : info.offset + info.size]
         kind = GGMLQuantizationType(info.type_id)
+        stored = np.asarray(raw).reshape(info.shape[0] if len(info.shape) > 1 else 1, -1)
+        values = np.empty((len(stored), prod(info.shape) // len(stored)), np.float32)
+        step = max(1, _AT_ONCE // values.shape[1])  # the package needs room for several copies of what it is given
         try:
             with np.errstate(all="ignore"):  # what is not finite is refused, by name, when it is converted
-                rows = dequantize(np.asarray(raw).reshape(info.shape[0] if len(info.shape) > 1 else 1, -1), kind)
+                for start in range(0, len(stored), step):
+                    values[start : start + step] = dequantize(stored[start : start + step], kind)
         except NotImplementedError as error:
             raise ModelError(f"{self.path}: tensor {info.name!r} is quantized as {kind.name}: not supported") from error
-        return np.asarray(rows, dtype=np.float32).reshape(info.shape)
+        return values.reshape(info.shape)
 
     def _rope_factors(self) -> np.ndarray[Any, np.dtype[np.float32]] | None:
         info = self._header.tensors.get(ROPE_FACTORS)

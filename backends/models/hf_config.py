@@ -11,7 +11,7 @@ from .hf_gemma import gemma3_config, gemma3_fields
 from .hf_values import Config
 from .spec import ARCHITECTURES, DecoderSpec
 
-_MODEL_TYPES = {name: name for name in ARCHITECTURES} | {"gemma3_text": "gemma3"}
+_MODEL_TYPES = {name: name for name in ARCHITECTURES if name != "gemma3"} | {"gemma3_text": "gemma3"}
 
 
 def read_json(path: Path, missing: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -27,8 +27,20 @@ def read_json(path: Path, missing: dict[str, Any] | None = None) -> dict[str, An
     return data
 
 
+def text_part(path: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """The config of the decoder alone: of a Gemma 3 that takes images too, the text model in it."""
+    if config.get("model_type") != "gemma3":
+        return config
+    text = config.get("text_config")
+    if not isinstance(text, dict):
+        raise ModelError(f"{path / 'config.json'}: text_config = {text!r}: must be an object")
+    outer = {key: value for key, value in config.items() if key not in ("text_config", "vision_config")}
+    tied = config.get("tie_word_embeddings", True)  # the outer one counts
+    return outer | text | {"model_type": "gemma3_text", "tie_word_embeddings": tied}
+
+
 def read_spec(path: Path, config: dict[str, Any], has_lm_head: bool) -> DecoderSpec:
-    """The spec in a folder's config. Raises ModelError naming what is missing or not supported."""
+    """The spec in what `text_part` gives of a folder's config. Raises ModelError naming what is missing or unknown."""
     file = path / "config.json"
     reader = Config(file, config)
     kind = config.get("model_type")

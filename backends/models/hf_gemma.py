@@ -27,8 +27,6 @@ _FULL, _SLIDING = "full_attention", "sliding_attention"
 
 def gemma3_config(reader: Config) -> dict[str, Any]:
     """The text model's settings with defaults filled in; what changes the computation and is not ours is refused."""
-    if reader.config["model_type"] == "gemma3":
-        raise reader.wrong("model_type", "takes images too; use the text model (model_type 'gemma3_text') or a GGUF")
     for key in ("final_logit_softcapping", "attn_logit_softcapping"):
         if reader.config.get(key) is not None:
             raise reader.wrong(key, "softcapping is not supported")

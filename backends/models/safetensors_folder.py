@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any
 
 from ...errors import ModelError
 from .checkpoint import END_MARKERS, TokenizerFiles, expect_shape
-from .hf_config import read_json, read_spec
+from .hf_config import read_json, read_spec, text_part
 from .spec import DecoderSpec
 
 if TYPE_CHECKING:
     import torch
 
-_OUTER_NAMES = {"embed": "model.embed_tokens.weight", "norm": "model.norm.weight", "lm_head": "lm_head.weight"}
+# Where the decoder's names begin, and what its head is called: alone, and in a model that takes images too.
+_BODIES = {
+    "model.": "lm_head.weight",
+    "language_model.model.": "language_model.lm_head.weight",
+    "model.language_model.": "lm_head.weight",
+}
 _LAYER_NAMES = {
     "attn_norm": "input_layernorm.weight",
     "q": "self_attn.q_proj.weight",
@@ -38,7 +43,8 @@ _GEMMA3_NAMES = _LAYER_NAMES | {
     "mlp_post_norm": "post_feedforward_layernorm.weight",
 }
 _LAYER_PART = re.compile(r"layers\.(\d+)\.(.+)")
-_IGNORED = re.compile(r".*\.rotary_emb\.inv_freq")  # a buffer that old checkpoints saved
+# A buffer that old checkpoints saved, and the parts that see images.
+_IGNORED = re.compile(r".*\.rotary_emb\.inv_freq|(model\.)?(vision_tower|multi_modal_projector)\..*")
 _FLOATS = ("torch.float32", "torch.float16", "torch.bfloat16")
 
 
@@ -49,9 +55,10 @@ class SafetensorsFolder:
         self.path = path
         if not (path / "config.json").is_file():
             raise ModelError(f"{path}: has no config.json; give a Hugging Face folder, or the path of a GGUF file itself")
-        self._config = read_json(path / "config.json")
+        self._config = text_part(path, read_json(path / "config.json"))
         self._files = _tensor_files(path)
-        self.spec: DecoderSpec = read_spec(path, self._config, _OUTER_NAMES["lm_head"] in self._files)
+        self._body = next((body for body in _BODIES if f"{body}embed_tokens.weight" in self._files), "model.")
+        self.spec: DecoderSpec = read_spec(path, self._config, _BODIES[self._body] in self._files)
         self._gemma = self.spec.architecture == "gemma3"
         shapes = self.spec.outer_shapes()
         for layer in range(self.spec.num_layers):
@@ -60,7 +67,7 @@ class SafetensorsFolder:
             shapes |= layer_shapes
         self._require(shapes)
         self._shapes = shapes
-        known = {self._file_name(part) for part in shapes} | {_OUTER_NAMES["lm_head"]}
+        known = {self._file_name(part) for part in shapes} | {_BODIES[self._body]}
         extra = [name for name in self._files if name not in known and not _IGNORED.fullmatch(name)]
         if extra:
             raise ModelError(f"{path}: tensor {min(extra)!r} is not part of a supported {self.spec.architecture} model")
@@ -72,9 +79,11 @@ class SafetensorsFolder:
 
     def _file_name(self, part: str) -> str:
         match = _LAYER_PART.fullmatch(part)
-        if match is None:
-            return _OUTER_NAMES[part]
-        return f"model.layers.{match[1]}.{(_GEMMA3_NAMES if self._gemma else _LAYER_NAMES)[match[2]]}"
+        if match is not None:
+            return f"{self._body}layers.{match[1]}.{(_GEMMA3_NAMES if self._gemma else _LAYER_NAMES)[match[2]]}"
+        if part == "lm_head":
+            return _BODIES[self._body]
+        return f"{self._body}{'embed_tokens' if part == 'embed' else part}.weight"
 
     def read(self, part: str) -> torch.Tensor:
         import torch
@@ -91,7 +100,7 @@ class SafetensorsFolder:
         if str(tensor.dtype) not in _FLOATS:
             raise ModelError(f"{file}: tensor {name!r} has dtype {tensor.dtype}; supported: {', '.join(_FLOATS)}")
         values = tensor.to(torch.float32, copy=True)
-        return values.add_(1.0) if self._gemma and values.dim() == 1 else values  # its norms are (1 + weight)
+        return values.add_(1.0) if self._gemma and "norm" in part else values  # it norms by 1 + weight
 
     def tokenizer(self) -> TokenizerFiles:
         file = self.path / "tokenizer.json"
@@ -138,13 +147,12 @@ class _Control:
         for source in (self.generation, self.config):
             value = source.get(key)
             values = value if isinstance(value, list) else [value]
-            ids += [v for v in values if self.is_token(v)]
+            ids += [value for value in values if isinstance(value, int) and self.is_token(value)]
         return ids
 
-    def is_token(self, value: Any) -> TypeGuard[int]:
-        # Some configurations say -1 for "none", which the backend does not take for an id.
-        known = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**32
-        return known and self.backend.id_to_token(value) is not None
+    def is_token(self, value: int) -> bool:
+        # Some configurations say -1 for "none", which the backend does not take for an id; true and false are no ids.
+        return type(value) is int and 0 <= value < 2**32 and self.backend.id_to_token(value) is not None
 
     def adds(self, bos: int | None) -> bool:
         if bos is None:

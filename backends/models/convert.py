@@ -23,7 +23,7 @@ from .spec import DecoderSpec
 if TYPE_CHECKING:
     import torch
 
-FORMAT = 2
+FORMAT = 3
 """Raised whenever what is stored changes, so that older caches are left alone and rebuilt beside."""
 _META = "model.json"
 _LOCK_TIMEOUT = 3600.0

@@ -1,5 +1,7 @@
 """The engine as callers see it: batching, reuse, stopping, sampling, refusal, cancellation. On a tiny random model."""
 
+import subprocess
+import sys
 import threading
 from concurrent.futures import CancelledError as FutureCancelled
 
@@ -262,3 +264,17 @@ def test_scoring_what_is_cached_scores_it_again(engine):
     first, second = (engine.score(tokens, [continuation])[0] for _ in range(2))
     assert len(second) == len(continuation)
     assert second == pytest.approx(first, abs=1e-4)
+
+
+def test_a_program_may_end_in_the_middle_of_a_step():
+    """A thread that is inside the decoder when the interpreter goes away must not abort the process."""
+    script = """
+from still.backends.engine import Decode, Engine, Request
+from still.backends.models import load_model
+engine = Engine(load_model("smollm2-135m"), cache_tokens=4096)
+future = engine.submit(Request((1, 2, 3), (Decode(3000, ignore_eos=True),)))
+engine.generate((4, 5, 6), max_tokens=2)
+print("ends")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "ends\n"), done.stderr

@@ -66,8 +66,8 @@ def test_logits_are_exact_products(tiny_int8, level):
     weight = tiny_int8.weights["lm_head.q"].float() * tiny_int8.weights["lm_head.scale"][:, None]
     for rows in (1, 2, 7, 16, 17, 31, 32, 33, 100):
         hidden = torch.randn(rows, 64, generator=torch.Generator().manual_seed(rows))
-        expected = hidden.bfloat16().float() @ weight.t()
-        torch.testing.assert_close(native.logits(hidden), expected, atol=1e-4, rtol=1e-4)
+        # Twice eight bits: off by no more than 1 / (127 * 254) of the largest activation, weighted.
+        torch.testing.assert_close(native.logits(hidden), hidden @ weight.t(), atol=2e-3, rtol=0)
 
 
 @pytest.mark.parametrize("level", LEVELS)

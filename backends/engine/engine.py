@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import queue
 import threading
 import time
@@ -14,6 +15,7 @@ from collections.abc import Sequence as SequenceOf
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Self
+from weakref import WeakSet
 
 from ...errors import CancelledError, EngineError
 from ..models import Adapter, Model, load_adapter
@@ -25,6 +27,16 @@ from .stream import AsyncStream, Stream
 
 GATHER_SECONDS = 0.002
 """How long an idle engine waits for more requests before its first step: threads submit one after the other."""
+
+
+_open: WeakSet[Engine] = WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """Join the threads of engines that were left open: one that is inside C++ when the interpreter goes away aborts it."""
+    for engine in list(_open):
+        engine.close()
 
 
 class Engine:
@@ -51,6 +63,7 @@ class Engine:
         # daemon: a program that ends without close() must not hang on its engine
         self._thread = threading.Thread(target=self._loop, name="still-engine", daemon=True)
         self._thread.start()
+        _open.add(self)
 
     def submit(self, request: Request) -> Future[Result]:
         """Queue a request. Cancel it with `future.cancel()`.

@@ -58,16 +58,12 @@ class Int8Linear:
         return y
 
 
-class Int8Head:
-    """int8 weight [out, in] with a scale per output channel, and bf16 activations: final hidden states are too uneven for
-    eight bits."""
-
-    def __init__(self, weight: torch.Tensor, scale: torch.Tensor) -> None:
-        self.weight, self.scale = weight, scale
+class Int8Head(Int8Linear):
+    """Final hidden states are too uneven for eight bits: what they leave over is quantized and multiplied once more."""
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        y = torch.nn.functional.linear(x.to(torch.bfloat16), self.weight.to(torch.bfloat16)).float()
-        return y.mul_(self.scale)
+        quantized, row_scale = quantize_rows(x)
+        return super().__call__(x) + super().__call__(x - quantized * row_scale)
 
 
 def quantize_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -80,7 +76,7 @@ def linear(weights: Mapping[str, torch.Tensor], name: str) -> Linear:
     """Build the product for `name` in the format its tensors are in (see `Model`)."""
     bias = weights.get(f"{name}.bias")
     if f"{name}.q" in weights and name == "lm_head":
-        return Int8Head(weights[f"{name}.q"], weights[f"{name}.scale"])
+        return Int8Head(weights[f"{name}.q"], weights[f"{name}.scale"], bias)
     if f"{name}.q" in weights:
         return Int8Linear(weights[f"{name}.q"], weights[f"{name}.scale"], bias)
     if f"{name}.q4" in weights:

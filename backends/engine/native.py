@@ -189,7 +189,7 @@ class NativeDecoder:
         """float32 [rows, hidden] → float32 [rows, vocab]."""
         hidden = hidden.contiguous()
         out = torch.empty(len(hidden), self._vocab)
-        self._reserve(len(hidden), adapted=False)
+        self._reserve(2 * len(hidden), adapted=False)  # the head may take two rows for one
         network = ctypes.byref(self._network)
         self._library.still_logits(
             self._level, network, hidden.data_ptr(), len(hidden), self._workspace, out.data_ptr()

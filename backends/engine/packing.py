@@ -26,7 +26,7 @@ class Packer:
         """Fields of the C `Matrix` for `name`, in the format its tensors are in (see `Model`)."""
         bias = weights.get(f"{name}.bias")
         if f"{name}.q" in weights:
-            # Final hidden states are too uneven for eight bits: the head takes them as bf16.
+            # Final hidden states are too uneven for eight bits: the head takes them in two parts.
             form = _WIDE if name == "lm_head" else _INT8
             fields = {**self._int8(weights[f"{name}.q"], weights[f"{name}.scale"]), "format": form}
         elif f"{name}.q4" in weights:

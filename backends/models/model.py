@@ -26,7 +26,7 @@ class Model:
     `attn_post_norm`, `mlp_post_norm` [hidden]. Norms multiply by their weight as it is: Gemma's "1 + weight" has its 1.
     A matrix `w` is, by quantization, "fp32" and "bf16": `w` itself; "int8": `w.q` int8 and `w.scale` fp32 [out],
     w ≈ q * scale[:, None]; "int4": `w.q4`, `w.group_scale`, `w.group_min` (see `quantize.Groups`), its `lm_head` in int8.
-    Activations meet int8 matrices in eight bits, but for the head, which takes bf16 as int4 and bf16 matrices do.
+    Activations meet int8 matrices in eight bits, the int8 head in twice eight; int4 and bf16 matrices in bf16.
     Vectors are fp32. Weights are private maps of cache files: reading shares memory between processes, writing does not
     reach the file.
     """

@@ -9,6 +9,14 @@ static void prepare(Workspace *w, const Matrix *m, const float *x, int r) {
         w->scale[r] = quantize_row(x, w->quantized + at, m->in);
         return;
     }
+    if (m->format == WIDE) {
+        uint8_t *first = w->quantized + 2 * at;
+        float *rest = w->normed + (int64_t)r * m->in;
+        w->scale[2 * r] = quantize_row(x, first, m->in);
+        for (int i = 0; i < m->in; i++) rest[i] = x[i] - w->scale[2 * r] * (float)(first[i] - 128);
+        w->scale[2 * r + 1] = quantize_row(rest, first + m->padded_in, m->in);
+        return;
+    }
     halve_row(x, w->halves + at, m->in, m->padded_in);
     if (m->format == INT4) sum_groups(w->halves + at, w->sums + at / 32, m->padded_in, m->group);
 }

@@ -11,9 +11,9 @@ typedef enum { STORE, ADD, GATED } Epilogue;
 
 /* Rows on their way into a product, in the forms that the formats ask for; see `prepare`. */
 typedef struct {
-    const uint8_t *quantized; /* INT8: [rows padded to 32, padded_in] */
-    const float *scale;       /* INT8: [rows] */
-    const bf16 *halves;       /* the others: [rows padded to 32, padded_in] */
+    const uint8_t *quantized; /* INT8: [rows padded to 32, padded_in]; WIDE: twice as many rows */
+    const float *scale;       /* INT8: [rows]; WIDE: [2 * rows] */
+    const bf16 *halves;       /* BF16, INT4: [rows padded to 32, padded_in] */
     const float *sums;        /* INT4: [rows padded to 32, padded_in / 32], sums of the halves of each group */
     const float *delta;       /* what adapters add, [rows, out], or NULL */
     int rows;
@@ -36,21 +36,6 @@ static void unpack_int4(const uint16_t *packed, int in, bf16 *out) {
         for (int j = 0; j < 4; j++) {
             _mm512_storeu_si512(out + (k + 2 * j) * 16, _mm512_permutexvar_epi16(nibbles, table));
             nibbles = _mm512_srli_epi16(nibbles, 4);
-        }
-    }
-}
-
-/* int8 of one panel to bf16 [padded_in / 2][16][2], exactly: an integer of seven bits has room in bf16. */
-static void unpack_int8(const int8_t *packed, int in, bf16 *out) {
-    const __m512i high = _mm512_set1_epi32((int)0xffff0000);
-    for (int k = 0; k < in; k += 4) {
-        const __m512i four = _mm512_loadu_si512(packed + k * 16);
-        for (int j = 0; j < 2; j++) {
-            const __m512i even = _mm512_srai_epi32(_mm512_slli_epi32(four, 24 - 16 * j), 24);
-            const __m512i odd = _mm512_srai_epi32(_mm512_slli_epi32(four, 16 - 16 * j), 24);
-            const __m512i low = _mm512_srli_epi32(_mm512_castps_si512(_mm512_cvtepi32_ps(even)), 16);
-            const __m512i pair = _mm512_or_si512(low, _mm512_and_si512(_mm512_castps_si512(_mm512_cvtepi32_ps(odd)), high));
-            _mm512_storeu_si512(out + (k + 2 * j) * 16, pair);
         }
     }
 }
@@ -78,13 +63,18 @@ static void block_product_int4(const bf16 *a, const float *sums, const Matrix *w
 }
 
 /* Finish one row of one pair: bias, adapters, then what the epilogue says. */
-static inline void finish(const Rows *x, const Matrix *w, Epilogue epilogue, int activation, const int32_t *c, int row,
-                          const int *channel, const __mmask16 *mask, float *out) {
+static inline void finish(const Rows *x, const Matrix *w, Epilogue epilogue, int activation, const int32_t (*c)[2 * TILE],
+                          int row, const int *channel, const __mmask16 *mask, float *out) {
     __m512 y[2];
     for (int p = 0; p < 2; p++) {
-        if (w->format == INT8) y[p] = dequantize(c + p * TILE, w, channel[p], _mm512_set1_ps(x->scale[row]));
-        else y[p] = _mm512_castsi512_ps(_mm512_loadu_si512(c + p * TILE));
-        if (w->format == WIDE) y[p] = _mm512_mul_ps(y[p], _mm512_loadu_ps(w->scale + channel[p]));
+        if (w->format == INT8) {
+            y[p] = dequantize(c[0] + p * TILE, w, channel[p], _mm512_set1_ps(x->scale[row]));
+        } else if (w->format == WIDE) {
+            const __m512 rest = dequantize(c[1] + p * TILE, w, channel[p], _mm512_set1_ps(x->scale[2 * row + 1]));
+            y[p] = _mm512_add_ps(dequantize(c[0] + p * TILE, w, channel[p], _mm512_set1_ps(x->scale[2 * row])), rest);
+        } else {
+            y[p] = _mm512_castsi512_ps(_mm512_loadu_si512(c[0] + p * TILE));
+        }
         if (w->bias) y[p] = _mm512_add_ps(y[p], _mm512_maskz_loadu_ps(mask[p], w->bias + channel[p]));
         if (x->delta)
             y[p] = _mm512_add_ps(y[p], _mm512_maskz_loadu_ps(mask[p], x->delta + (int64_t)row * w->out + channel[p]));
@@ -114,25 +104,23 @@ static void product(const Rows *x, const Matrix *w, Epilogue epilogue, int activ
         for (int p = 0; p < 2; p++) mask[p] = channel[p] < w->out ? head_mask(w->out - channel[p]) : 0;
         const int64_t at[2] = {channel[0] / 16 * panel, channel[1] / 16 * panel};
         const bf16 *unpacked[2] = {scratch, scratch + panel};
-        for (int p = 0; p < 2; p++) {
-            if (w->format == INT4) unpack_int4((const uint16_t *)w->packed + at[p] / 4, (int)in, scratch + p * panel);
-            if (w->format == WIDE) unpack_int8((const int8_t *)w->packed + at[p], (int)in, scratch + p * panel);
-        }
-        for (int row = 0; row < x->rows; row += 2 * TILE) {
-            const int rows = x->rows - row < 2 * TILE ? x->rows - row : 2 * TILE;
-            if (w->format == INT8) {
-                const int8_t *packed = w->packed;
-                block_product(x->quantized + row * in, in, packed + at[0], packed + at[1], (int)in, c, rows);
+        if (w->format == INT4)
+            for (int p = 0; p < 2; p++) unpack_int4((const uint16_t *)w->packed + at[p] / 4, (int)in, scratch + p * panel);
+        const int planes = w->format == WIDE ? 2 : 1, block = 2 * TILE / planes;
+        for (int row = 0; row < x->rows; row += block) {
+            const int rows = x->rows - row < block ? x->rows - row : block;
+            if (w->format == BF16) {
+                const bf16 *packed = w->packed;
+                block_product_bf16(x->halves + row * in, in, packed + at[0], packed + at[1], (int)in, (float(*)[32])c, rows);
             } else if (w->format == INT4) {
                 block_product_int4(x->halves + row * in, x->sums + row * (in / 32), w, unpacked, channel, (float(*)[32])c, rows);
             } else {
-                const bf16 *packed = w->packed;
-                const bf16 *b0 = w->format == WIDE ? unpacked[0] : packed + at[0];
-                const bf16 *b1 = w->format == WIDE ? unpacked[1] : packed + at[1];
-                block_product_bf16(x->halves + row * in, in, b0, b1, (int)in, (float(*)[32])c, rows);
+                const int8_t *packed = w->packed;
+                const uint8_t *rows8 = x->quantized + row * planes * in;
+                block_product(rows8, in, packed + at[0], packed + at[1], (int)in, c, rows * planes);
             }
             for (int r = 0; r < rows; r++)
-                finish(x, w, epilogue, activation, c[r], row + r, channel, mask, y + (row + r) * stride + first);
+                finish(x, w, epilogue, activation, c + r * planes, row + r, channel, mask, y + (row + r) * stride + first);
         }
     }
 }

@@ -24,6 +24,8 @@ from engine_systems import MODEL, SYSTEMS, System, version_of
 REPEATS = 3
 SLOW_SECONDS = 20.0
 """A case that takes longer than this is not repeated."""
+PATIENCE_SECONDS = 60.0
+"""A system that takes longer than this for a case is not tried at its other settings."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,11 @@ def text_maker() -> Callable[[int, str], str]:
 def best_setting(case: Case, system: str) -> dict[str, Any]:
     """Metrics of a case at the setting that is fastest for it."""
     make = SYSTEMS[system]
-    measured = [{**run_cell(case, make(setting)), "setting": setting} for setting in make.settings]
+    measured: list[dict[str, Any]] = []
+    for setting in make.settings:
+        measured.append({**run_cell(case, make(setting)), "setting": setting})
+        if measured[0]["seconds"] > PATIENCE_SECONDS:
+            break
     return min(measured, key=lambda metrics: float(metrics["seconds"]))
 
 

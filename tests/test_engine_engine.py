@@ -21,9 +21,10 @@ def prompt(tokenizer, seed, length):
     return tuple(tokenizer.encode(text))
 
 
-@pytest.fixture
-def engine(tiny_model):
-    with Engine(tiny_model, cache_tokens=4096) as engine:
+@pytest.fixture(params=["torch", "compiled"])
+def engine(request, tiny_model, tiny_int8):
+    """Both decoders; where nothing is compiled, torch runs int8 too."""
+    with Engine(tiny_model if request.param == "torch" else tiny_int8, cache_tokens=4096) as engine:
         yield engine
         assert engine._scheduler.idle
         engine._scheduler.pool.check()
@@ -72,7 +73,7 @@ def test_a_small_cache_preempts_and_still_answers_the_same(tiny_model):
     assert found == expected
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=6, deadline=None)  # the state machine does most of this without threads
 @given(data=st.data())
 def test_random_traffic_leaks_nothing_and_answers_as_alone(tiny_model, data):
     """Random lengths, shared prefixes and cancellations on a small cache."""

@@ -166,7 +166,7 @@ def test_any_history_gives_every_request_its_own_answer_bit_for_bit(tiny_int8):
                 expected[request] = answer_of(alone(solo, request))
             assert answer_of(result) == expected[request]
 
-    run_machine(Machine, 150)
+    run_machine(Machine, 100)
 
 
 def dense_logprobs(model, tokens):
@@ -224,4 +224,4 @@ def test_any_history_gives_the_probabilities_of_a_plain_transformer(tiny_model):
                     assert (rows.amax(-1) - found).max() < 2e-3
                 begin += len(step.tokens)
 
-    run_machine(Machine, 60)
+    run_machine(Machine, 40)

@@ -3,6 +3,7 @@
 import json
 import random
 import shutil
+from copy import deepcopy
 
 import pytest
 from hypothesis import given, settings
@@ -80,7 +81,7 @@ def test_odd_values_load_or_raise_model_error(whole, broken, data):
         while isinstance(place.get(key), dict) and place[key] and data.draw(st.booleans()):
             place = place[key]
             key = data.draw(st.sampled_from(sorted(place)))
-        place[key] = data.draw(st.sampled_from(VALUES))
+        place[key] = deepcopy(data.draw(st.sampled_from(VALUES)))  # a later change may go inside it
     config["model_type"] = data.draw(st.sampled_from(["gemma3_text", "llama", "qwen2", "mistral"]))
     (broken / "config.json").write_text(json.dumps(config))
     try:

@@ -99,8 +99,8 @@ static void block_softmax(float *s, bf16 *weight, Softmax *state, float *acc, in
         const int visible = last[i] - position + 1 < keys ? last[i] - position + 1 : keys, hidden = first[i] - position;
         __mmask16 seen[BLOCK_PAGES];
         for (int p = 0; p < BLOCK_PAGES; p++) {
-            const __mmask16 m = _mm512_cmplt_epi32_mask(lane, _mm512_set1_epi32(visible - p * PAGE)) &
-                                _mm512_cmpge_epi32_mask(lane, _mm512_set1_epi32(hidden - p * PAGE));
+            __mmask16 m = _mm512_cmplt_epi32_mask(lane, _mm512_set1_epi32(visible - p * PAGE));
+            if (hidden > 0) m &= _mm512_cmpge_epi32_mask(lane, _mm512_set1_epi32(hidden - p * PAGE));
             seen[p] = m;
             const __m512 v = _mm512_mul_ps(_mm512_maskz_loadu_ps(m, s + i * BLOCK + p * PAGE), _mm512_set1_ps(scale));
             x[p] = _mm512_mask_mov_ps(_mm512_set1_ps(-INFINITY), m, v);

@@ -17,7 +17,7 @@
 #include <unistd.h>
 #endif
 
-#define SPINS 1000 /* pauses of some 40 ns */
+#define SPINS 8000 /* pauses of some 50 ns: less than half a millisecond */
 
 typedef struct {
     _Atomic int32_t arrived, generation, sleeping;

@@ -1,8 +1,8 @@
 """The engines that are compared, behind one function: run these prompts, each for exactly so many tokens.
 
 Each system is measured at every one of its `settings`, and the best one counts (where a case takes over a minute the first
-setting, the best one in every shorter case, is the only one): llama.cpp (a unified KV cache, one slot per request) with three
-weight formats. OpenVINO runs its continuous-batching backend with prefix caching; transformers in bf16.
+setting, the best one in every shorter case, is the only one): llama.cpp (a unified KV cache, one slot per request) with
+three weight formats. OpenVINO runs its continuous-batching backend with prefix caching; transformers in bf16.
 """
 
 from __future__ import annotations

@@ -20,7 +20,9 @@
 #define SPINS 8000 /* pauses of some 50 ns: less than half a millisecond */
 
 typedef struct {
+    char before[64]; /* a cache line of its own: what lies beside it is read all the time */
     _Atomic int32_t arrived, generation, sleeping;
+    char after[64];
 } Barrier;
 
 static inline void meet(Barrier *barrier) {

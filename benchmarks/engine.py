@@ -109,9 +109,7 @@ def peak_products() -> dict[str, float]:
 
     weights = load_model(MODEL).weights
     shapes = [weights[f"layers.0.{name}.q"].shape for name in ("qkv", "o", "gate_up", "down")]
-    pairs = [
-        (torch.ones(512, i, dtype=torch.int8), torch.ones(o, i, dtype=torch.int8).t()) for o, i in shapes
-    ]
+    pairs = [(torch.ones(512, i, dtype=torch.int8), torch.ones(o, i, dtype=torch.int8).t()) for o, i in shapes]
     operations = sum(2 * 512 * o * i for o, i in shapes)
     best = float("inf")
     for _ in range(20):

@@ -26,9 +26,7 @@ class LocalModel:
         self._prompter: Prompter | None = None
 
     @classmethod
-    def shared(
-        cls, model: str, quantization: Quantization, cache_tokens: int, max_context: int | None = None
-    ) -> LocalModel:
+    def shared(cls, model: str, quantization: Quantization, cache_tokens: int, max_context: int | None = None) -> LocalModel:
         """Return this process's instance for these settings."""
         with cls._shared_lock:
             key = (model, quantization, cache_tokens, max_context)
@@ -47,6 +45,11 @@ class LocalModel:
                 model = load_model(self.model, self.quantization)
                 self._engine = Engine(model, cache_tokens=self.cache_tokens, max_context=self.max_context)
             return self._engine
+
+    @property
+    def loaded(self) -> bool:
+        """Whether the model is in memory."""
+        return self._prompter is not None
 
     @property
     def prompter(self) -> Prompter:

@@ -12,6 +12,7 @@ from ..backends.lm import LM
 from ..errors import DatasetError, SignatureError, StillError
 from ..optimizers.candidate import Candidate
 from ..optimizers.context import Outcome, Pass, PassResult, Standing
+from ..optimizers.decisions import Decisions
 from ..optimizers.demonstrations import Demonstrations
 from ..optimizers.racing import race
 from ..signatures.bridge import BaseLM, Module, settings
@@ -31,7 +32,7 @@ Level = Literal["O0", "O1"]
 
 PASSES: dict[str, tuple[Pass, ...]] = {
     "O0": (),
-    "O1": (Demonstrations(),),
+    "O1": (Demonstrations(), Decisions()),
 }
 """What each level runs, in order."""
 
@@ -167,7 +168,9 @@ class _Job:
 
     def _conclude(self, results: Sequence[PassResult], seconds: float) -> Result:
         winner = results[-1].winner
-        standings = [standing for result in results for standing in result.standings]
+        # A pass starts from the winner of the one before and measures it again.
+        found = {s.candidate.digest: s for result in results for s in result.standings}
+        standings = list(found.values())
         standings.sort(key=lambda s: s.candidate is not BASELINE)  # stable: the baseline first, then best first
         report = Report(
             level=self.level,
@@ -182,6 +185,7 @@ class _Job:
             winner=winner.name,
             rows=tuple(make_row(s, _verdict(s, winner), self.seed) for s in standings),
             notes=tuple(note for result in results for note in result.notes) + self._leakage(),
+            calibrations=results[-1].calibrations,
         )
         compiled = winner.apply(self.program)
         compiled.set_lm(self.lm)
@@ -261,4 +265,3 @@ def _verdict(standing: Standing, winner: Candidate) -> str:
 
 def _name(lm: Any) -> str:
     return lm.local.model if isinstance(lm, LM) else str(lm.model)
-

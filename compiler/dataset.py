@@ -37,9 +37,7 @@ class Dataset(Sequence[Example]):
         DatasetError: no rows, an input that is no column, a nameless column.
     """
 
-    def __init__(
-        self, rows: Sequence[Mapping[str, Any]] | Sequence[Example], inputs: Sequence[str] | None = None
-    ) -> None:
+    def __init__(self, rows: Sequence[Mapping[str, Any]] | Sequence[Example], inputs: Sequence[str] | None = None) -> None:
         table = from_records([_as_dict(row, number) for number, row in enumerate(rows, 1)])
         if inputs is None:
             inputs = _carried_inputs(rows)
@@ -66,9 +64,7 @@ class Dataset(Sequence[Example]):
             DatasetError: the file is missing, empty, damaged or not UTF-8, or `inputs` names an absent column.
         """
         table = read_table(Path(fspath(path)))
-        return cls._build(
-            table, _checked_inputs(inputs, table.columns, str(path)), str(path), range(1, len(table.rows) + 1)
-        )
+        return cls._build(table, _checked_inputs(inputs, table.columns, str(path)), str(path), range(1, len(table.rows) + 1))
 
     @classmethod
     def sql(cls, query: str, inputs: Sequence[str], database: str | PathLike[str] | None = None) -> Dataset:
@@ -82,9 +78,7 @@ class Dataset(Sequence[Example]):
         from .duck import fetch
 
         try:
-            with duckdb.connect(
-                fspath(database) if database else ":memory:", read_only=database is not None
-            ) as connection:
+            with duckdb.connect(fspath(database) if database else ":memory:", read_only=database is not None) as connection:
                 relation = connection.sql(query)
                 if relation is None:
                     raise DatasetError(f"query: returns no rows: {query!r:.80}; it must be a SELECT")

@@ -17,6 +17,7 @@ from ..optimizers.candidate import Candidate
 from ..optimizers.context import Outcome, PredictorTrace, Rollout
 from ..signatures.adapter import PlanAdapter
 from ..signatures.bridge import Example, Module, Prediction, context
+from ..signatures.prediction import Prediction as ScoredPrediction
 from .canonical import example_digest, to_jsonable
 from .identity import model_digest
 from .ledger import CandidateRow, EvaluationRow, Ledger, evaluation_key
@@ -74,8 +75,7 @@ class Evaluator:
         """Runs with their traces."""
         finished = self._run_all(candidate, examples, "rollout")
         return [
-            Rollout(example, outcome.score, run.trace)
-            for example, (outcome, run) in zip(examples, finished, strict=True)
+            Rollout(example, outcome.score, run.trace) for example, (outcome, run) in zip(examples, finished, strict=True)
         ]
 
     def _run_all(self, candidate: Candidate, examples: Sequence[Example], split: str) -> list[tuple[Outcome, Run]]:
@@ -130,7 +130,8 @@ class Evaluator:
             return Outcome(0.0, error=run.error, **spent)
         try:
             score = self.metric(example, run.prediction)
-            return Outcome(score, self.metric.fields(example, run.prediction), None, **spent)
+            scores = {step.predictor: step.scores for step in run.trace if step.scores}
+            return Outcome(score, self.metric.fields(example, run.prediction), None, **spent, option_scores=scores)
         except MetricError as error:
             return Outcome(0.0, error=f"MetricError: {error}", **spent)
 
@@ -149,6 +150,8 @@ class Evaluator:
         stored: dict[str, Any] = {"values": run.prediction.toDict() if run.error is None else None}
         if split == "rollout":
             stored["trace"] = [[t.predictor, t.inputs, t.outputs] for t in run.trace]
+        elif outcome.option_scores:
+            stored["scores"] = outcome.option_scores
         return EvaluationRow(
             evaluation_id=key,
             candidate_id=candidate.digest,
@@ -184,7 +187,7 @@ class Evaluator:
             trace = tuple(
                 PredictorTrace(name, inputs, {k: _typed(v, annotations.get(k)) for k, v in outputs.items()})
                 for name, inputs, outputs in stored.get("trace", [])
-            )
+            ) + tuple(PredictorTrace(name, {}, {}, scores) for name, scores in stored.get("scores", {}).items())
         except ValidationError:
             return None  # the program's types changed since
         return Run(Prediction(**values), trace, None)
@@ -197,10 +200,14 @@ def _typed(value: Any, annotation: Any) -> Any:
 def _traces(variant: Module, trace: Sequence[Any]) -> tuple[PredictorTrace, ...]:
     names = {id(predictor): name for name, predictor in variant.named_predictors()}
     return tuple(
-        PredictorTrace(names[id(predictor)], dict(inputs), prediction.toDict())
+        PredictorTrace(names[id(predictor)], dict(inputs), prediction.toDict(), _scores(prediction))
         for predictor, inputs, prediction in trace
         if id(predictor) in names
     )
+
+
+def _scores(prediction: Any) -> dict[str, dict[str, float]]:
+    return prediction.completion.scores if isinstance(prediction, ScoredPrediction) else {}
 
 
 def _spent(meter: Meter, seconds: float) -> dict[str, Any]:

@@ -68,9 +68,7 @@ class LedgerFile:
                 if not any(sign in message for sign in _BUSY):
                     raise LedgerError(f"{self.path}: {message}; check the file and its disk") from error
                 if time.monotonic() > deadline:
-                    raise LedgerError(
-                        f"{self.path}: in use for {LOCK_PATIENCE:g} s: {message}; end that process"
-                    ) from error
+                    raise LedgerError(f"{self.path}: in use for {LOCK_PATIENCE:g} s: {message}; end that process") from error
             time.sleep(wait * random.uniform(0.5, 1.0))
             wait = min(2 * wait, _LONGEST_WAIT)
 
@@ -84,9 +82,7 @@ class LedgerFile:
 
         # connect() would make an empty database of a file that someone removed.
         if not os.path.exists(self._key):
-            raise LedgerError(
-                f"{self.path}: the ledger was removed or its folder is gone; put it back, or open a new one"
-            )
+            raise LedgerError(f"{self.path}: the ledger was removed or its folder is gone; put it back, or open a new one")
         # Queries come from users: they see this file only, whatever the SQL says.
         closed: dict[str, Any] = {"enable_external_access": False, "lock_configuration": True} if read_only else {}
         return duckdb.connect(self._key, read_only=read_only, config=closed)

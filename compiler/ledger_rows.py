@@ -64,9 +64,7 @@ class LedgerRow:
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             place = ".".join(map(str, first["loc"]))
-            raise LedgerError(
-                f"{self.TABLE}: {place}={first['input']!r:.80}: {first['msg']}; correct the row"
-            ) from error
+            raise LedgerError(f"{self.TABLE}: {place}={first['input']!r:.80}: {first['msg']}; correct the row") from error
         except DatasetError as error:
             raise LedgerError(f"{self.TABLE}: {error}") from error
 

@@ -219,9 +219,7 @@ def _label_names(example: Example, metric: str) -> list[str]:
     try:
         names = list(example.labels().keys())
     except ValueError as error:  # dspy: with_inputs was never called
-        raise MetricError(
-            f"metric {metric}: example {_short(example)} does not say its inputs; call with_inputs"
-        ) from error
+        raise MetricError(f"metric {metric}: example {_short(example)} does not say its inputs; call with_inputs") from error
     if not names:
         raise MetricError(f"metric {metric}: example {_short(example)} has no labels; name fewer columns as inputs")
     return names

@@ -31,9 +31,7 @@ def read_table(path: Path) -> Table:
     readers |= {".parquet": _read_parquet, ".pq": _read_parquet}
     reader = readers.get(path.suffix.lower())
     if reader is None:
-        raise DatasetError(
-            f"{path}: cannot read {path.suffix or 'a file without suffix'}; use one of {', '.join(readers)}"
-        )
+        raise DatasetError(f"{path}: cannot read {path.suffix or 'a file without suffix'}; use one of {', '.join(readers)}")
     if not path.is_file():
         raise DatasetError(f"{path}: {'is not a file' if path.exists() else 'no such file'}; check the path")
     table = reader(path)
@@ -66,9 +64,7 @@ def _read_text(path: Path) -> str:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise DatasetError(
-            f"{path}: line {line} is not UTF-8 (byte 0x{data[error.start]:02x}); save as UTF-8"
-        ) from error
+        raise DatasetError(f"{path}: line {line} is not UTF-8 (byte 0x{data[error.start]:02x}); save as UTF-8") from error
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
         raise DatasetError(f"{path}: line {line} has a NUL character, as UTF-16 text does; save as UTF-8")
@@ -87,9 +83,7 @@ def _read_csv(path: Path) -> Table:
     text = _read_text(path)
     # The limit is global to the csv module and only ever raised: no cell is longer than its file.
     csv.field_size_limit(max(csv.field_size_limit(), len(text)))
-    reader = csv.reader(
-        io.StringIO(text, newline=""), delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True
-    )
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
     columns: list[str] = []
     rows: list[Row] = []
     begun = 0  # lines read before the current record: a quoted cell may span several

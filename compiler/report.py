@@ -5,14 +5,14 @@ from __future__ import annotations
 import html
 import io
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from ..optimizers.context import Outcome, Standing
+from ..optimizers.context import CalibrationFit, Outcome, Standing
 
 RESAMPLES = 2000
 COLUMNS = ("candidate", "score", "95 % interval", "examples", "calls", "tokens", "cached", "seconds", "verdict")
@@ -59,7 +59,9 @@ class Report:
     """Example runs that racing made unnecessary."""
     winner: str
     rows: tuple[Row, ...]
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
+    calibrations: tuple[CalibrationFit, ...] = ()
+    """Of the winner's scored fields."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -69,7 +71,8 @@ class Report:
     def from_json(cls, data: dict[str, Any]) -> Report:
         """Inverse of `to_json`."""
         rows = tuple(Row(**row) for row in data["rows"])
-        return cls(**{**data, "rows": rows, "notes": tuple(data["notes"])})
+        fits = tuple(CalibrationFit(**fit) for fit in data.get("calibrations", ()))
+        return cls(**{**data, "rows": rows, "notes": tuple(data["notes"]), "calibrations": fits})
 
     def __str__(self) -> str:
         console = Console(file=io.StringIO(), width=132, force_terminal=False)
@@ -105,6 +108,11 @@ class Report:
         lines = [f"winner: {self.winner}, {self.seconds:.1f} s, racing saved {self.saved} example runs"]
         if self.resumed:
             lines.append(f"{self.resumed} example runs were taken from the ledger")
+        lines += [
+            f"{fit.predictor}.{fit.field}: probabilities off by {fit.error_before:.3f} before calibration, "
+            f"{fit.error_after:.3f} after (expected calibration error on {fit.examples} dev examples)"
+            for fit in self.calibrations
+        ]
         return [*lines, *self.notes]
 
 

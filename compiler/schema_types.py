@@ -89,8 +89,7 @@ class _Reader:
             return dict[str, value]  # type: ignore[valid-type]
         required = set(schema.get("required", ()))
         fields: dict[str, Any] = {
-            name: (self.read(value), ... if name in required else value.get("default"))
-            for name, value in properties.items()
+            name: (self.read(value), ... if name in required else value.get("default")) for name, value in properties.items()
         }
         extra: Literal["forbid", "ignore"] = "forbid" if schema.get("additionalProperties") is False else "ignore"
         return create_model(str(schema.get("title", "Model")), __config__=ConfigDict(extra=extra), **fields)

@@ -16,6 +16,9 @@ from ..signatures.bridge import Module
 from ..signatures.predict import plan_predictors
 from .nearest import NearestDemonstrations
 
+SET = ("decide", "calibration")
+"""What passes set of an output field, in its `json_schema_extra`."""
+
 Demonstration = dict[str, Any]
 """Input and output values of one predictor, by field name."""
 
@@ -27,19 +30,23 @@ class PredictorState:
     demonstrations: tuple[Demonstration, ...] = ()
     nearest: int | None = None
     instructions: str | None = None
+    fields: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    """What is set of an output field: `decide`, `calibration`."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, for ledger, digest and artifact."""
-        return {
+        data = {
             "demonstrations": to_jsonable_python(list(self.demonstrations)),
             "nearest": self.nearest,
             "instructions": self.instructions,
         }
+        return {**data, "fields": {name: dict(given) for name, given in self.fields.items()}} if self.fields else data
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> PredictorState:
         """Inverse of `to_json`."""
-        return cls(tuple(dict(d) for d in data["demonstrations"]), data["nearest"], data["instructions"])
+        demonstrations = tuple(dict(d) for d in data["demonstrations"])
+        return cls(demonstrations, data["nearest"], data["instructions"], dict(data.get("fields", {})))
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +89,8 @@ class Candidate:
             )
             if state.instructions is not None:
                 predictor.signature = predictor.signature.with_instructions(state.instructions)
+            for output, given in state.fields.items():
+                predictor.signature = predictor.signature.with_updated_fields(output, **given)
         return variant
 
 
@@ -89,4 +98,9 @@ def current_state(predictor: Any) -> PredictorState:
     """Read the state a predictor is in (`predictor`: a dspy.Predict)."""
     demos = predictor.demos
     nearest = demos.count_per_input if isinstance(demos, NearestDemonstrations) else None
-    return PredictorState(tuple(dict(d) for d in demos), nearest, predictor.signature.instructions)
+    fields = {
+        name: {key: extra[key] for key in SET if key in extra}
+        for name, output in predictor.signature.output_fields.items()
+        if isinstance(extra := output.json_schema_extra, dict) and any(key in extra for key in SET)
+    }
+    return PredictorState(tuple(dict(d) for d in demos), nearest, predictor.signature.instructions, fields)

@@ -9,6 +9,9 @@ from typing import Any, Protocol
 from ..signatures.bridge import Example, Module
 from .candidate import Candidate
 
+OptionScores = dict[str, dict[str, dict[str, float]]]
+"""By predictor, field and option text."""
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -26,6 +29,8 @@ class Outcome:
     seconds: float = 0.0
     resumed: bool = False
     """Taken from the ledger instead of run."""
+    option_scores: OptionScores = field(default_factory=dict)
+    """For fields that were scored: the model's log-probability of each option's text, in the last call of the predictor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +40,8 @@ class PredictorTrace:
     predictor: str
     inputs: dict[str, Any]
     outputs: dict[str, Any]
+    scores: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Of outputs that were scored: log-probability of each option's text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +98,29 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True)
+class CalibrationFit:
+    """How well the probabilities of a scored field fit: with the share of right answers among those given p, on dev."""
+
+    predictor: str
+    field: str
+    examples: int
+    accuracy_before: float
+    accuracy_after: float
+    error_before: float
+    """Expected calibration error, 0 to 1, of the model's own probabilities."""
+    error_after: float
+    """Of the calibrated ones, each example's by a calibration that was fitted without it."""
+    temperature: float
+
+
+@dataclass(frozen=True, slots=True)
 class PassResult:
     """What a pass returns: the candidate it settled on (perhaps the one it was given) and the evidence."""
 
     winner: Candidate
     standings: tuple[Standing, ...]
     notes: tuple[str, ...] = ()
+    calibrations: tuple[CalibrationFit, ...] = ()
 
 
 class Pass(Protocol):

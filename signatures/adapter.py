@@ -12,6 +12,7 @@ from .executor import Completion, DemonstrationSource, Executor, Sampling
 from .fieldset import allows_none, special_fields
 from .layout import lower
 from .plan import Plan
+from .prediction import Answer
 from .remote import acall_remote, call_remote
 
 _SAMPLING = frozenset({"temperature", "top_p", "top_k", "min_p", "seed", "max_tokens"})
@@ -110,4 +111,4 @@ def _finish(lm: Any, completions: list[Completion]) -> list[dict[str, Any]]:
                 "cached_tokens": usage.cached_tokens,
             },
         )
-    return [dict(completion.values) for completion in completions]
+    return [Answer(completion) for completion in completions]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dspy import LM, BaseLM, Example, InputField, Module, OutputField, Prediction, ensure_signature, lm15, settings
 from dspy import ChainOfThought as DspyChainOfThought
 from dspy import Predict as DspyPredict
+from dspy import Prediction as DspyPrediction
 from dspy import Signature as DspySignature
 from dspy.adapters import Adapter, ChatAdapter
 from dspy.adapters.types import History
@@ -34,6 +35,7 @@ __all__ = [
     "ChatAdapter",
     "DspyChainOfThought",
     "DspyPredict",
+    "DspyPrediction",
     "DspySignature",
     "DspyType",
     "Example",

@@ -26,23 +26,32 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a completion cost: tokens of the prompt (of them cached), decoded by the model, forced by the grammar."""
+    """What a completion cost: tokens of the prompt (of them cached), decoded by the model, forced by the grammar, and
+    read to score options."""
 
     prompt_tokens: int = 0
     cached_tokens: int = 0
     decoded_tokens: int = 0
     forced_tokens: int = 0
+    scored_tokens: int = 0
     calls: int = 1
     seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """One answer: a value of its type and the text it was read from, per output field."""
+    """One answer: a value of its type and the text it was read from, per output field.
+
+    scores: natural log-probability of each option's text, as the model has it, per output that was scored;
+    probabilities: of each value, after calibration. truncated: outputs that ran out of tokens and were brought to an end.
+    """
 
     values: dict[str, Any]
     texts: dict[str, str] = field(default_factory=dict)
     usage: Usage = field(default_factory=Usage)
+    scores: dict[str, dict[str, float]] = field(default_factory=dict)
+    probabilities: dict[str, dict[Any, float]] = field(default_factory=dict)
+    truncated: tuple[str, ...] = ()
 
 
 @runtime_checkable

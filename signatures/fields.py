@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from .bridge import InputField, OutputField
 
@@ -41,6 +41,8 @@ def Output(  # noqa: N802 - reads as a declaration
     min_length: int | None = None,
     max_length: int | None = None,
     pattern: str | None = None,
+    decide: Literal["decode", "score"] | None = None,
+    abstain_below: float | None = None,
 ) -> Any:
     """Declare an output field. Its type and bounds hold for every value a call returns.
 
@@ -48,8 +50,16 @@ def Output(  # noqa: N802 - reads as a declaration
     pattern: a regular expression in Rust's syntax, as pydantic takes it (no look-around, no back-references); generated
     text matches it from beginning to end. Lengths of free text default to at most 500 characters for a field that
     others follow and 2,000 for the last one.
+    decide: "score" has the model give the probability of every option of a closed set (a Literal, an Enum, a bool), takes
+    the likeliest, and shows them all as `answer.probabilities[name]`; "decode" (the default) writes one down, which is
+    cheaper where there are many. abstain_below: with "score", answer None (the type must allow it) where no option has this
+    probability.
     """
-    return OutputField(**_given(locals()))
+    given = _given(locals())
+    extra = {name: given.pop(name) for name in ("decide", "abstain_below") if name in given}
+    field = OutputField(**given)
+    field.json_schema_extra.update(extra)
+    return field
 
 
 def _given(arguments: dict[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from ..errors import SignatureError
 from .bridge import DspyType, History, Tool
 from .constraint import Constraint
 from .lowering import lower_type
+from .scoring import Scoring, scoring_of
 
 
 @lru_cache(maxsize=1024)
@@ -26,9 +27,22 @@ def constraints(signature: Any) -> dict[str, Constraint]:
     if not outputs:
         raise SignatureError(f"signature {signature.__name__} has no output field: declare one with still.Output()")
     last = next(reversed(outputs))
-    return {
-        name: lower_type(field.annotation, field.metadata, name, last=name == last) for name, field in outputs.items()
-    }
+    return {name: lower_type(field.annotation, field.metadata, name, last=name == last) for name, field in outputs.items()}
+
+
+@lru_cache(maxsize=1024)
+def scorings(signature: Any) -> dict[str, Scoring]:
+    """How the outputs are scored that are not decoded. The dict is shared: do not change it.
+
+    Raises `SignatureError` for a field that cannot be scored, or that abstains where None is not of its type.
+    """
+    found: dict[str, Scoring] = {}
+    for name, constraint in constraints(signature).items():
+        extra = signature.output_fields[name].json_schema_extra
+        scoring = scoring_of(extra if isinstance(extra, dict) else {}, constraint)
+        if scoring is not None:
+            found[name] = scoring
+    return found
 
 
 def _resolve(signature: Any) -> None:

@@ -11,8 +11,9 @@ from pydantic_core import to_jsonable_python
 
 from ..errors import ConstraintError, SignatureError
 from .constraint import Constraint
-from .fieldset import allows_none, constraints, description
+from .fieldset import allows_none, constraints, description, scorings
 from .plan import Decode, Part, Plan, Slot, Text, Turn, marker_pattern
+from .scoring import Scoring
 from .values import guard, value_text
 
 
@@ -60,7 +61,7 @@ def _lower(signature: Any, demos: list[dict[str, Any]], instructions: str) -> Pl
     for i, demo in enumerate(demos):
         if is_complete(signature, demo):
             turns += _demonstration(signature, steps, demo, i)
-    turns += [Turn("user", _slots(signature)), Turn("assistant", _decodes(steps))]
+    turns += [Turn("user", _slots(signature)), Turn("assistant", _decodes(steps, scorings(signature)))]
     return Plan(tuple(turns))
 
 
@@ -82,11 +83,11 @@ def _slots(signature: Any) -> tuple[Part, ...]:
     return tuple(parts)
 
 
-def _decodes(steps: Mapping[str, Constraint]) -> tuple[Part, ...]:
+def _decodes(steps: Mapping[str, Constraint], scored: Mapping[str, Scoring]) -> tuple[Part, ...]:
     parts: list[Part] = []
     for i, (name, constraint) in enumerate(steps.items(), 1):
         end: Literal["newline", "end"] = "end" if i == len(steps) else "newline"
-        parts += [Text(f"{name}:"), Decode(name, constraint, end, constraint.max_tokens)]
+        parts += [Text(f"{name}:"), Decode(name, constraint, end, constraint.max_tokens, scored.get(name))]
     return tuple(parts)
 
 

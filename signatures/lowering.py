@@ -33,9 +33,7 @@ from .text import Form, TextConstraint
 _FORMATTED = (datetime.date, datetime.time, datetime.datetime, datetime.timedelta, uuid.UUID)
 
 
-def lower_type(
-    annotation: Any, metadata: Sequence[Any] = (), field: str = "value", *, last: bool = False
-) -> Constraint:
+def lower_type(annotation: Any, metadata: Sequence[Any] = (), field: str = "value", *, last: bool = False) -> Constraint:
     """Return the constraint of a type.
 
     annotation: any type pydantic knows. metadata: its constraints, as in `FieldInfo.metadata`. last: nothing follows
@@ -184,9 +182,7 @@ def check_possible(constraint: Constraint) -> None:
 
 
 def _unsupported(field: str, annotation: Any, why: str) -> SignatureError:
-    return SignatureError(
-        f"field {field!r}: {_name(annotation)} cannot be decoded: {why}. Change the type or its bounds"
-    )
+    return SignatureError(f"field {field!r}: {_name(annotation)} cannot be decoded: {why}. Change the type or its bounds")
 
 
 def _name(annotation: Any) -> str:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from ..errors import SignatureError
 from .constraint import Constraint
+from .scoring import Scoring
 from .values import guard, value_text
 
 Role = Literal["system", "user", "assistant"]
@@ -35,12 +36,22 @@ class Slot:
 
 @dataclass(frozen=True)
 class Decode:
-    """The model writes a space and a value under `constraint`; "newline" closes it, or "end" (of the answer)."""
+    """The model writes a space and a value under `constraint`; "newline" closes it, or "end" (of the answer).
+
+    scoring: where given, the value is not decoded: every option of the constraint is scored.
+    """
 
     field: str
     constraint: Constraint
     terminator: Literal["newline", "end"]
     max_tokens: int
+    scoring: Scoring | None = None
+
+    @property
+    def option_texts(self) -> tuple[str, ...]:
+        """The step's text for each option of a closed set."""
+        end = "\n" if self.terminator == "newline" else ""
+        return tuple(f" {option}{end}" for option in self.constraint.options or ())
 
     def grammar(self) -> str:
         """Complete Lark grammar of the step's text, space and terminator included."""
@@ -162,4 +173,5 @@ def _part_json(part: Part) -> list[Any]:
         return ["text", part.text, part.trusted]
     if isinstance(part, Slot):
         return ["slot", part.field]
-    return ["decode", part.field, part.grammar(), type(part.constraint).__name__, part.max_tokens]
+    scoring = [] if part.scoring is None else [part.scoring.to_json()]
+    return ["decode", part.field, part.grammar(), type(part.constraint).__name__, part.max_tokens, *scoring]

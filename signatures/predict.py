@@ -11,6 +11,7 @@ from pydantic.fields import FieldInfo
 from .adapter import PlanAdapter
 from .bridge import DspyChainOfThought, DspyPredict, context, set_attribute_by_name, settings
 from .page import Page
+from .prediction import prediction
 from .signature import Signature
 
 S = TypeVar("S")
@@ -51,6 +52,16 @@ class Predict(Page, DspyPredict, Generic[S]):  # type: ignore[misc]  # dspy ship
     async def acall(self, *positional: Never, **inputs: Any) -> S:
         """Like a call, without blocking the event loop."""
         return cast(S, await super().acall(*positional, **inputs))
+
+    def _forward_postprocess(self, completions: Any, signature: Any, **inputs: Any) -> Any:
+        # dspy's own, with a `Prediction` that knows probabilities.
+        traced, trace = inputs.pop("_trace", True), settings.trace
+        made = prediction(completions, signature)
+        if traced and trace is not None and settings.max_trace_size > 0:
+            if len(trace) >= settings.max_trace_size:
+                trace.pop(0)
+            trace.append((self, dict(inputs), made))
+        return made
 
     def forward(self, **inputs: Any) -> Any:
         """Implementation of a call; call the object instead."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, dataclass_transform
 
 from pydantic.errors import PydanticUserError
@@ -11,7 +12,7 @@ from pydantic_core import SchemaError
 from ..errors import SignatureError
 from .bridge import DspySignature, SignatureMeta
 from .fields import Input, Output
-from .fieldset import constraints, special_fields
+from .fieldset import scorings, special_fields
 from .lowering import lower_type
 
 __all__ = ["Input", "Output", "Signature", "check_signature"]
@@ -26,7 +27,7 @@ def check_signature(signature: Any) -> None:
         if name in _RESERVED:
             raise SignatureError(f"input {name!r} of {signature.__name__} is the name of a call option: rename it")
     if signature.output_fields and not special_fields(signature):
-        constraints(signature)
+        scorings(signature)
 
 
 def _blame(namespace: dict[str, Any]) -> None:
@@ -68,6 +69,14 @@ if TYPE_CHECKING:
         @property
         def reasoning(self) -> Any:
             """Of an answer by `ChainOfThought`; a signature may have a field of this name."""
+
+        @property
+        def probabilities(self) -> Mapping[str, Mapping[Any, float]]:
+            """Of an answer: for each output that was scored, the probability of every value it may have."""
+
+        @property
+        def truncated(self) -> tuple[str, ...]:
+            """Of an answer: the outputs whose text was cut off and brought to the shortest end their type allows."""
 
 else:
 

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import CancelledError as FutureCancelled
+from dataclasses import replace
 
 import pytest
 import torch
@@ -167,10 +168,15 @@ def test_forced_text_in_a_grammar_is_not_decoded(engine):
 
 
 def test_running_out_of_tokens_inside_a_grammar_closes_the_line(engine):
-    tokens = prompt(engine.model.tokenizer, 9, 12)
-    step = engine.generate(tokens, max_tokens=5, grammar='start: /[a-z ]{1,500}/ "\\n"').steps[0]
-    assert step.finish_reason == "length"
+    tokens = tuple(prompt(engine.model.tokenizer, 9, 12))
+    decode = Decode(5, 'start: /[a-z ]{1,500}/ "\\n"', closing=8)
+    step = engine.submit(Request(tokens, (decode,))).result().steps[0]
+    assert step.finish_reason == "closed"
     assert step.text.endswith("\n")
+    assert len(step.tokens) > 5
+    (step,) = engine.submit(Request(tokens, (replace(decode, closing=0),))).result().steps
+    assert step.finish_reason == "length"
+    assert len(step.tokens) == 5
 
 
 def test_score_is_the_log_probability_of_each_token(engine):

@@ -9,7 +9,7 @@ from byte_model import byte_model
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
-from still.backends.engine import Decode, Forced, Request, Sampling
+from still.backends.engine import END, Choose, Decode, Forced, Request, Sampling
 from still.backends.engine.core import EngineCore
 from still.backends.engine.invariants import check_tables
 from still.backends.engine.native import native_level
@@ -21,6 +21,7 @@ TRUNK = [(i * 37) % 251 for i in range(90)]
 BASES = [TRUNK, TRUNK[:37] + TRUNK[60:], TRUNK[:50] + TRUNK[10:50]]
 """Three prompts that part from each other inside a page."""
 GRAMMAR = 'start: /[ab]{2,6}/ " and that is all"'
+OPTIONS = tuple((*b"team "[:i], *tail) for i in range(3) for tail in (b"a\n", b"b longer than a page is\n", (7, END)))
 
 
 def core_of(model, pages=CACHE_PAGES):
@@ -38,7 +39,7 @@ def alone(core, request):
 
 
 def answer_of(result):
-    return [(step.tokens, step.text, step.finish_reason, step.logprobs) for step in result.steps]
+    return [(step.tokens, step.text, step.finish_reason, step.logprobs, step.scores) for step in result.steps]
 
 
 def steps_of(kind, new):
@@ -46,7 +47,8 @@ def steps_of(kind, new):
         "decode": (Decode(new, ignore_eos=True),),
         "score": (Forced(tuple(TRUNK[:7]), score=True), Forced((5, 6)), Decode(new, ignore_eos=True)),
         "forced": (Decode(3, ignore_eos=True), Forced(tuple(TRUNK[20:45])), Decode(new, ignore_eos=True)),
-        "grammar": (Decode(new, grammar=GRAMMAR),),
+        "grammar": (Decode(new, grammar=GRAMMAR, closing=24),),
+        "choice": (Decode(2, ignore_eos=True), Choose(OPTIONS), Decode(new, ignore_eos=True)),
     }[kind]
 
 
@@ -57,7 +59,7 @@ requests = st.builds(
     st.integers(0, 2),
     st.integers(1, 60),
     st.integers(0, 2),
-    st.sampled_from(["decode", "decode", "score", "forced", "grammar"]),
+    st.sampled_from(["decode", "decode", "score", "forced", "grammar", "choice"]),
     st.integers(1, 24),
     st.booleans(),
     st.integers(0, 2),
@@ -198,6 +200,13 @@ def dense_logprobs(model, tokens):
     return (norm(x, weights["norm"]) @ weights["lm_head"].T).log_softmax(-1)
 
 
+def option_logprob(model, before, option):
+    """Log-probability of an option's tokens, one after the other."""
+    ids = [next(iter(model.tokenizer.eos_ids)) if token == END else token for token in option]
+    rows = dense_logprobs(model, [*before, *ids])[len(before) - 1 : -1]
+    return float(rows[torch.arange(len(ids)), torch.tensor(ids)].sum())
+
+
 def test_any_history_gives_the_probabilities_of_a_plain_transformer(tiny_model):
     """Float32 sums depend on the batch in their last bits, so that a near tie may go either way: judged are the
     log-probabilities of what was drawn, and that greedy choices are best to within rounding."""
@@ -214,6 +223,9 @@ def test_any_history_gives_the_probabilities_of_a_plain_transformer(tiny_model):
             dense = dense_logprobs(model, tokens)
             begin = len(request.prompt)
             for asked, step in zip(request.steps, result.steps, strict=True):
+                if isinstance(asked, Choose):
+                    expected = [option_logprob(model, tokens[:begin], option) for option in asked.options]
+                    torch.testing.assert_close(torch.tensor(step.scores), torch.tensor(expected), atol=2e-3, rtol=0)
                 rows = dense[begin - 1 : begin - 1 + len(step.tokens)]
                 found = rows[torch.arange(len(rows)), torch.tensor(step.tokens)]
                 if step.logprobs and len(step.logprobs) == len(step.tokens):

@@ -10,9 +10,11 @@ from itertools import count
 
 from ...errors import EngineError
 from ..models import Adapter, Model
+from .branch import Branch, branch
 from .grammar import GrammarCompiler
+from .options import Growth, option_tree
 from .pages import PAGE_SIZE, PagePool
-from .request import Decode, Forced, Request, Usage
+from .request import END, Choose, Decode, Forced, Request, Usage
 from .runner import Computed, Runner
 from .scheduler import Plan, Scheduler
 from .sequence import Feed, Sequence, Vocabulary
@@ -25,9 +27,7 @@ class EngineCore:
     Arguments as for `Engine`.
     """
 
-    def __init__(
-        self, model: Model, cache_tokens: int, max_context: int | None, max_rows: int, max_running: int
-    ) -> None:
+    def __init__(self, model: Model, cache_tokens: int, max_context: int | None, max_rows: int, max_running: int) -> None:
         self.model = model
         num_pages = max(1, cache_tokens // PAGE_SIZE)
         # A sequence longer than the pool would wait for room for ever.
@@ -35,7 +35,7 @@ class EngineCore:
         self.max_context = min(max_context or longest, longest, num_pages * PAGE_SIZE)
         tokenizer = model.tokenizer
         grammars = GrammarCompiler(tokenizer.json, model.spec.vocab_size, tokenizer.eos_ids)
-        self._vocabulary = Vocabulary(tokenizer, grammars, tokenizer.encode("\n"))
+        self._vocabulary = Vocabulary(tokenizer, grammars)
         self.scheduler = Scheduler(PagePool(num_pages), max_rows, max_running)
         self.runner = Runner(model, num_pages, self.max_context)
         self.adapters: dict[str, Adapter] = {}
@@ -67,36 +67,42 @@ class EngineCore:
     def step(self) -> None:
         """Drop what was cancelled, compute one batch, and answer what is finished by it."""
         scheduler = self.scheduler
-        for sequence in [*scheduler.running, *scheduler.waiting]:
+        for sequence in scheduler.sequences:
             if sequence.future.cancelled() and sequence.unwanted:
                 scheduler.remove(sequence)
-                sequence.future.set_running_or_notify_cancel()
+                sequence.dismiss()
         plan = scheduler.plan()
         if not plan.chunks and not plan.copies:
             return
         began = time.perf_counter()
         self._count_slots()
         computed = self.runner.compute(plan)
-        rows = len(computed.drawing)
+        rows = sum(isinstance(sequence.step, Decode) for sequence, _ in computed.drawing)
         self._fork(computed)
         self.runner.draw(computed)
-        self._count(plan, rows, len(computed.drawing), time.perf_counter() - began)
+        drawn = sum(sequence.growth is None for sequence, _ in computed.drawing)
+        self._count(plan, rows, drawn, time.perf_counter() - began)
         for sequence, _ in computed.drawing:
-            if sequence.feed is not None:
-                sequence.feed.update(sequence)
-        for sequence in [s for s in (*scheduler.running, *scheduler.waiting) if s.finished]:
-            self._finish(sequence)
+            if sequence.growth is not None:
+                self._branch(sequence, sequence.growth)
+            self._tell(sequence)
+        # A finished branch may finish what it is a branch of.
+        while finished := [sequence for sequence in scheduler.sequences if sequence.finished]:
+            for sequence in finished:
+                self._finish(sequence)
 
     def fail_all(self, error: Exception) -> None:
         """Fail every request and start over with an empty cache: a step that broke may have left it half written."""
         scheduler = self.scheduler
-        for sequence in [*scheduler.running, *scheduler.waiting]:
+        for sequence in scheduler.sequences:
             scheduler.remove(sequence)
             self.fail(sequence, error)
         scheduler.pool.clear()
 
     def fail(self, sequence: Sequence, error: Exception) -> None:
         """Answer a sequence and its followers with `error`."""
+        if isinstance(sequence, Branch):
+            return
         for member in (sequence, *sequence.followers):
             if member.future.set_running_or_notify_cancel():
                 member.future.set_exception(error)
@@ -112,14 +118,44 @@ class EngineCore:
         """Let the followers of sequences that are about to draw for the first time draw from the same row."""
         parted: list[tuple[Sequence, int]] = []
         for sequence, row in computed.drawing:
-            if sequence.followers:
+            # A choice is one for all followers: they part when it is made.
+            if sequence.followers and sequence.node is None:
                 children = sequence.part()
                 self.scheduler.fork(sequence, children)
                 parted.extend((child, row) for child in children)
         computed.drawing.extend(parted)
 
+    def _branch(self, sequence: Sequence, growth: Growth) -> None:
+        """Follow the options that go on from where a sequence is, each in a branch."""
+        sequence.growth = None
+        branches = [branch(next(self._ids), sequence, node, logprob) for node, logprob in growth.children]
+        self.scheduler.fork(sequence, [made for made in branches if made is not None])
+        if isinstance(sequence, Branch):
+            sequence.finished = True
+        else:
+            self.scheduler.park(sequence)
+            self._choose_if_known(sequence)
+
+    def _choose_if_known(self, sequence: Sequence) -> None:
+        """Let a parked sequence, and all that follow it, take an option once every one is scored."""
+        if sequence.tally is None or sequence.tally.under_way:
+            return
+        for member in [*reversed(sequence.part()), sequence]:
+            self.scheduler.resume(member)
+            member.choose()
+            self._tell(member)
+
+    def _tell(self, sequence: Sequence) -> None:
+        if sequence.feed is not None:
+            sequence.feed.update(sequence)
+
     def _finish(self, sequence: Sequence) -> None:
         self.scheduler.remove(sequence)
+        if isinstance(sequence, Branch):
+            assert sequence.root is not None and sequence.tally is not None
+            sequence.tally.under_way -= 1
+            self._choose_if_known(sequence.root)
+            return
         for usage in answer(sequence):
             self._stats.reused_tokens += usage.cached_tokens
             self._stats.jumped_tokens += usage.jumped_tokens
@@ -150,15 +186,18 @@ class EngineCore:
     def _check(self, request: Request) -> None:
         vocabulary = self.model.spec.vocab_size
         forced = [step.tokens for step in request.steps if isinstance(step, Forced)]
-        for token in (t for tokens in (request.prompt, *forced) for t in tokens):
+        chosen = [option for step in request.steps if isinstance(step, Choose) for option in step.options]
+        ended = [[token for token in option if token != END] for option in chosen]
+        for token in (t for tokens in (request.prompt, *forced, *ended) for t in tokens):
             if not 0 <= token < vocabulary:
                 raise EngineError(f"token id {token} is not in the vocabulary of {vocabulary} of {self.model.name}")
+        for step in request.steps:
+            if isinstance(step, Choose):
+                option_tree(step.options)
         if not request.prompt:
             raise EngineError("empty prompt: give at least one token (the beginning-of-sequence token will do)")
         longest = len(request.prompt) + sum(map(len, forced))
-        # A decode that runs out of tokens may be closed with a newline.
-        closing = len(self._vocabulary.newline)
-        longest += sum(step.max_tokens + closing for step in request.steps if isinstance(step, Decode))
+        longest += sum(step.longest for step in request.steps if not isinstance(step, Forced))
         if longest > self.max_context:
             raise EngineError(
                 f"request of up to {longest} tokens (prompt {len(request.prompt)}) does not fit into a context of "

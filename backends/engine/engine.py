@@ -1,7 +1,7 @@
 """The engine: one scheduler thread, futures for callers.
 
-    engine = Engine(load_model("smollm2-135m"))
-    result = engine.generate("The capital of France is", max_tokens=8)
+engine = Engine(load_model("smollm2-135m"))
+result = engine.generate("The capital of France is", max_tokens=8)
 """
 
 from __future__ import annotations

@@ -9,13 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import EngineError
+from .closing import shortest_completion
+
+MAX_CLOSING_BYTES = 4096
 
 
 class Matcher:
     """Follows one grammar over one sequence's decoded tokens."""
 
-    def __init__(self, matcher: llguidance.LLMatcher, tokenizer: llguidance.LLTokenizer) -> None:
-        self._matcher, self._tokenizer = matcher, tokenizer
+    def __init__(self, matcher: llguidance.LLMatcher, tokenizer: llguidance.LLTokenizer, grammar: str) -> None:
+        self._matcher, self._tokenizer, self._grammar = matcher, tokenizer, grammar
 
     def mask_into(self, row: NDArray[np.int32]) -> None:
         """Write the bit mask of allowed tokens: `row` is int32 [ceil(vocab / 32)], C-contiguous, bit set = allowed."""
@@ -52,12 +55,18 @@ class Matcher:
 
     def fork(self) -> Matcher:
         """An independent matcher at the same place."""
-        return Matcher(self._matcher.deep_copy(), self._tokenizer)
+        return Matcher(self._matcher.deep_copy(), self._tokenizer, self._grammar)
 
-    def try_text(self, tokens: list[int]) -> bool:
-        """Consume `tokens` if the grammar allows all of them; otherwise change nothing."""
-        accepted = self._matcher.validate_tokens(tokens)
-        return accepted == len(tokens) and bool(self._matcher.consume_tokens(tokens))
+    def closing(self, written: list[int], limit: int) -> list[int]:
+        """Consume and return the tokens of the shortest text that completes the grammar after `written`, all that was
+        consumed so far. Empty if it takes more than `limit` tokens."""
+        text = shortest_completion(self._grammar, self._tokenizer.decode_bytes(written), MAX_CLOSING_BYTES)
+        tokens: list[int] = self._tokenizer.tokenize_bytes(text or b"")
+        if len(tokens) > limit:
+            return []
+        self._matcher.consume_tokens(tokens)
+        self._raise_if_broken()
+        return tokens
 
     @property
     def complete(self) -> bool:
@@ -86,7 +95,7 @@ class GrammarCompiler:
 
     def matcher(self, grammar: str) -> Matcher:
         """Return a fresh matcher. Raises `EngineError` with llguidance's message if the grammar is malformed."""
-        return Matcher(self._compile(grammar).deep_copy(), self._tokenizer)
+        return Matcher(self._compile(grammar).deep_copy(), self._tokenizer, grammar)
 
     def _compile_uncached(self, grammar: str) -> llguidance.LLMatcher:
         matcher = llguidance.LLMatcher(self._tokenizer, grammar, log_level=0)

@@ -191,9 +191,7 @@ class NativeDecoder:
         out = torch.empty(len(hidden), self._vocab)
         self._reserve(2 * len(hidden), adapted=False)  # the head may take two rows for one
         network = ctypes.byref(self._network)
-        self._library.still_logits(
-            self._level, network, hidden.data_ptr(), len(hidden), self._workspace, out.data_ptr()
-        )
+        self._library.still_logits(self._level, network, hidden.data_ptr(), len(hidden), self._workspace, out.data_ptr())
         return out
 
     def pick(self, logits: torch.Tensor, masks: Masks) -> Picks:

@@ -1,14 +1,20 @@
 """What callers hand to the engine and get back.
 
-A request is a prompt followed by steps: text that is fixed (`Forced`, optionally scored) and text that is sampled
-(`Decode`). One typed program call is one request, so that its field markers cost a prefill and no round trip.
+A request is a prompt followed by steps: text that is fixed (`Forced`, optionally scored), text that is sampled
+(`Decode`) and one text out of several (`Choose`). One typed program call is one request, so that its field markers cost a
+prefill and no round trip.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ...errors import EngineError
+
+END = -1
+"""In place of a token, at the end of an option to choose from: the model ends its answer there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +55,16 @@ class Decode:
 
     `grammar` is an llguidance Lark grammar. A stop string is cut off the returned text. With `ignore_eos` the
     end-of-sequence tokens are never drawn (only sensible without a grammar, to decode a fixed length).
+
+    closing: further tokens that may be spent on the end: where `max_tokens` are drawn and the grammar is not complete, the
+    shortest text that completes it is appended, if it takes no more than these.
     """
 
     max_tokens: int
     grammar: str | None = None
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
+    closing: int = 0
 
     def __post_init__(self) -> None:
         if self.max_tokens < 1:
@@ -62,8 +72,54 @@ class Decode:
         if any(not text for text in self.stop):
             raise EngineError("stop contains an empty string: it would stop at once; remove it")
 
+    @property
+    def longest(self) -> int:
+        """Tokens the step may come to, its end included."""
+        return self.max_tokens + self.closing
 
-Step = Forced | Decode
+
+@dataclass(frozen=True, slots=True)
+class Choose:
+    """One of several texts, each given as tokens: the model's log-probability of every one is computed, exactly, and the
+    best is taken (at a temperature above 0 one is drawn). `END` may stand for the end of the answer.
+
+    bias: added to the options' log-probabilities, which are then divided by `temperature`: a calibration. threshold: where
+    no option has this probability among the options, `otherwise` is taken, the index of an option.
+    """
+
+    options: tuple[tuple[int, ...], ...]
+    bias: tuple[float, ...] = ()
+    temperature: float = 1.0
+    threshold: float = 0.0
+    otherwise: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.options:
+            raise EngineError("nothing to choose from: give at least one option")
+        if self.bias and len(self.bias) != len(self.options):
+            raise EngineError(f"{len(self.bias)} biases for {len(self.options)} options: give one for each")
+        if not self.temperature > 0:
+            raise EngineError(f"temperature={self.temperature} of a choice: give a number above 0")
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest option."""
+        return max(map(len, self.options))
+
+    def probabilities(self, logprobs: Sequence[float]) -> list[float]:
+        """Of the options, given the model's log-probabilities, with the calibration applied."""
+        return option_probabilities(logprobs, self.bias, self.temperature)
+
+
+def option_probabilities(logprobs: Sequence[float], bias: Sequence[float] = (), temperature: float = 1.0) -> list[float]:
+    """Softmax over (log-probability + bias) / temperature; no bias is a bias of 0."""
+    values = [(value + add) / temperature for value, add in zip(logprobs, bias or [0.0] * len(logprobs), strict=True)]
+    top = max(values)
+    weights = [math.exp(value - top) for value in values]
+    return [weight / math.fsum(weights) for weight in weights]
+
+
+Step = Forced | Decode | Choose
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +141,11 @@ class StepResult:
     tokens: tuple[int, ...]
     text: str
     finish_reason: str
-    """`"forced"`, `"grammar"`, `"eos"`, `"stop"` or `"length"`."""
+    """`"forced"`, `"grammar"`, `"eos"`, `"stop"`, `"chosen"`, or where the tokens ran out: `"closed"` if the text was
+    brought to an end that the grammar allows, else `"length"`."""
     logprobs: tuple[float, ...] = ()
+    scores: tuple[float, ...] = ()
+    """Of a choice: the natural log-probability of each option, as the model has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +159,9 @@ class Usage:
     decoded_tokens: int
     """Tokens that cost a decode step."""
     jumped_tokens: int
-    """Tokens the grammar left no choice about, appended without a decode step."""
+    """Tokens that were appended without a decode step: the grammar left no choice, or they were scored before."""
+    scored_tokens: int
+    """Tokens that went through the model to score options."""
     seconds: float
     """From submission to completion, waiting included."""
 

@@ -12,6 +12,7 @@ from ..models import Model
 from .batch import Batch, build_batch
 from .decoder import TorchDecoder
 from .native import NativeDecoder, native_level, runs_natively
+from .options import token_logprob
 from .sampler import Masks, Picks, allowed, check_normalizers, draw
 from .scheduler import Chunk, Plan
 from .sequence import Sequence
@@ -90,6 +91,9 @@ class Runner:
         tokens, normalizers = self.decoder.pick(logits, masks)
         check_normalizers(normalizers)
         for i, (sequence, _) in enumerate(drawing):
+            if sequence.node is not None:
+                sequence.spread(logits[i], normalizers[i])
+                continue
             sampling, token = sequence.request.sampling, tokens[i]
             if sampling.temperature:
                 visible = allowed(masks[i : i + 1], logits.shape[1])[0]
@@ -121,4 +125,6 @@ class Runner:
             _, normalizers = self.decoder.pick(logits, everything)
             check_normalizers(normalizers)
             for i, (sequence, position, _) in enumerate(part):
-                sequence.add_score(position, float(logits[i, sequence.pending_scores[position]]) - normalizers[i])
+                token = sequence.pending_scores[position]
+                eos_ids = sequence.vocabulary.tokenizer.eos_ids
+                sequence.add_score(position, token_logprob(token, logits[i], normalizers[i], eos_ids))

@@ -49,6 +49,8 @@ class Scheduler:
         self.max_rows, self.max_running = max_rows, max_running
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
+        self.parked: list[Sequence] = []
+        """Sequences that wait for their branches, without pages: the branches hold what they need of them."""
         self.preemptions = 0
         self._plan = Plan()
 
@@ -74,10 +76,29 @@ class Scheduler:
             self.running.remove(sequence)
         elif sequence in self.waiting:
             self.waiting.remove(sequence)
+        elif sequence in self.parked:
+            self.parked.remove(sequence)
         self._release(sequence)
 
+    def park(self, sequence: Sequence) -> None:
+        """Set a running sequence aside until `resume`. Its pages stay findable while there is room for them."""
+        self.running.remove(sequence)
+        self._release(sequence)
+        self.parked.append(sequence)
+
+    def resume(self, sequence: Sequence) -> None:
+        """Let a parked (or new) sequence go on before those that wait already."""
+        if sequence in self.parked:
+            self.parked.remove(sequence)
+        self.waiting.appendleft(sequence)
+
+    @property
+    def sequences(self) -> list[Sequence]:
+        """All that are not finished."""
+        return [*self.running, *self.waiting, *self.parked]
+
     def fork(self, sequence: Sequence, children: list[Sequence]) -> None:
-        """Let `children`, which have the tokens of `sequence`, run on from here over the same pages.
+        """Let `children`, whose tokens begin with those of `sequence`, run on from here over the same pages.
 
         Only between `plan` calls, and only once all of the sequence's tokens are computed.
         """
@@ -87,6 +108,7 @@ class Scheduler:
                 continue
             for page in sequence.pages:
                 self.pool.share(page)
+            child.admitted = True
             child.pages, child.page_keys = list(sequence.pages), list(sequence.page_keys)
             child.computed = sequence.computed
             sequence.pages[-1].owner = None  # it belongs to whoever writes on last, the others copy
@@ -132,8 +154,8 @@ class Scheduler:
         sequence.computed = 0
         cached = sum(page.filled if page.owner is None else PAGE_SIZE for page in shared)
         cached += self._copy_beginning(sequence)
-        if sequence.decoded == 0:
-            sequence.cached = cached
+        if not sequence.admitted:
+            sequence.admitted, sequence.cached = True, cached
         while len(sequence.pages) < total:
             self._append_page(sequence)
         return True

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import time
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from ...errors import EngineError
 from ..models import Adapter, Tokenizer
 from .grammar import GrammarCompiler, Matcher
+from .options import Growth, Node, Tally, choose, grow, option_tree
 from .pages import Page
-from .request import Decode, Forced, Request, Result, Step, StepResult, Usage
+from .request import END, Choose, Decode, Forced, Request, Result, Step, StepResult, Usage
+
+if TYPE_CHECKING:
+    import torch
 
 
 class Feed(Protocol):
@@ -27,7 +32,6 @@ class Vocabulary:
 
     tokenizer: Tokenizer
     grammars: GrammarCompiler
-    newline: list[int]
 
 
 @dataclass(eq=False, slots=True)
@@ -52,9 +56,12 @@ class Sequence:
     pages: list[Page] = field(default_factory=list)
     page_keys: list[int] = field(default_factory=list)
     computed: int = 0
+    admitted: bool = False
+    """Whether it had pages before: `cached` counts what was there the first time."""
     cached: int = 0
     decoded: int = 0
     jumped: int = 0
+    scored: int = 0
     results: list[StepResult] = field(default_factory=list)
     matcher: Matcher | None = None
     finished: bool = False
@@ -63,6 +70,12 @@ class Sequence:
     _logprobs: list[float] = field(default_factory=list)
     pending_scores: dict[int, int] = field(default_factory=dict)
     """Row position → token it should predict, for forced tokens that are to be scored."""
+    tally: Tally | None = None
+    """In a choice: what is known of the options. Branches share that of the sequence they are branches of."""
+    node: Node | None = None
+    """In a choice: the part of the tree of options that has been reached."""
+    growth: Growth | None = None
+    """What was found at `node`, to be followed by branches."""
 
     def begin(self) -> None:
         """Lay out the prompt and the steps up to the first that needs the model."""
@@ -110,7 +123,29 @@ class Sequence:
     @property
     def draws(self) -> bool:
         """Whether the row of the last token is to be sampled from."""
-        return isinstance(self.step, Decode)
+        return isinstance(self.step, Decode | Choose)
+
+    def spread(self, logits: torch.Tensor, normalizer: float) -> None:
+        """Read off a row of logits how the options go on from here."""
+        assert self.node is not None
+        self.growth = grow(self.node, logits, normalizer, self.vocabulary.tokenizer.eos_ids)
+
+    def choose(self) -> None:
+        """All options are scored: take one and go on."""
+        step, tally = self.step, self.tally
+        assert isinstance(step, Choose) and tally is not None
+        index = choose(step, tally.logprobs, self.request.sampling, len(self.tokens))
+        tokens = [token for token in step.options[index] if token != END]
+        self.tokens.extend(tokens)
+        self.jumped += len(tokens)
+        self.scored += tally.tokens
+        self.tally = self.node = None
+        self._finish_step("chosen", tokens, tuple(tally.logprobs))
+        self._enter_steps()
+
+    def dismiss(self) -> None:
+        """Take note that the request was cancelled."""
+        self.future.set_running_or_notify_cancel()
 
     def add_score(self, position: int, logprob: float) -> None:
         """Deliver the log-probability of the forced token at `position + 1`."""
@@ -139,7 +174,7 @@ class Sequence:
         """Counts so far."""
         forced = len(self.tokens) - self._decoded_length()
         elapsed = time.perf_counter() - self.submitted
-        return Usage(forced, self.cached, self.decoded, self.jumped, elapsed)
+        return Usage(forced, self.cached, self.decoded, self.jumped, self.scored, elapsed)
 
     def result(self) -> Result:
         """The finished request."""
@@ -151,6 +186,7 @@ class Sequence:
         self.matcher = leader.matcher.fork() if leader.matcher is not None else None
         self.decoded, self.jumped, self.finished = leader.decoded, leader.jumped, leader.finished
         self._start, self._logprobs = leader._start, list(leader._logprobs)
+        self.tally, self.node, self.admitted = leader.tally, leader.node, True
         # Prompt and forced tokens: all of them were computed for the leader. A decode step's jumped tokens are neither.
         end = len(self.tokens) if self.finished else self._start
         self.cached = end - self._decoded_length()
@@ -169,6 +205,13 @@ class Sequence:
                     if self.matcher.complete:
                         self._finish_decode("grammar")
                         continue
+                return
+            if isinstance(step, Choose):
+                if len(step.options) > 1:
+                    self.node, self.tally = option_tree(step.options), Tally([-math.inf] * len(step.options))
+                    return
+                self.tally = Tally([0.0])
+                self.choose()
                 return
             self._enter_forced(step)
             if self.pending_scores:
@@ -191,22 +234,27 @@ class Sequence:
         elif step.stop and self._stop_found(step.stop):
             self._end_decode("stop")
         elif len(self.tokens) - self._start >= step.max_tokens:
-            self._close_at_limit()
-            self._end_decode("length")
+            self._end_decode("closed" if self._close(step) else "length")
 
     def _jump(self) -> None:
         """Append what the grammar forces: it costs a share of a prefill instead of a decode step each."""
         step, matcher = self.step, self.matcher
         assert matcher is not None and isinstance(step, Decode)
-        # At most up to the limit: the sequence was admitted for that many tokens.
-        forced = matcher.forced()[: step.max_tokens - (len(self.tokens) - self._start)]
+        # At most what the sequence was admitted for.
+        forced = matcher.forced()[: step.longest - (len(self.tokens) - self._start)]
         self.tokens.extend(forced)
         self.jumped += len(forced)
 
-    def _close_at_limit(self) -> None:
-        """Out of tokens inside a grammar: a newline ends most line-shaped values; otherwise the text stays cut."""
-        if self.matcher is not None and not self.matcher.accepting and self.matcher.try_text(self.vocabulary.newline):
-            self.tokens.extend(self.vocabulary.newline)
+    def _close(self, step: Decode) -> bool:
+        """Out of tokens inside a grammar: append the shortest text that completes it. False if there is nothing to do, or
+        no room for it."""
+        if self.matcher is None or self.matcher.accepting:
+            return False
+        written = self.tokens[self._start :]
+        tokens = self.matcher.closing(written, step.longest - len(written))
+        self.tokens.extend(tokens)
+        self.jumped += len(tokens)
+        return bool(tokens)
 
     def _stop_found(self, stop: tuple[str, ...]) -> bool:
         # A stop string of n bytes spans at most n tokens, plus one that began before it.
@@ -223,12 +271,12 @@ class Sequence:
         self._finish_step(reason, self.tokens[self._start :])
         self.matcher = None
 
-    def _finish_step(self, reason: str, tokens: list[int]) -> None:
+    def _finish_step(self, reason: str, tokens: list[int], scores: tuple[float, ...] = ()) -> None:
         text = self.vocabulary.tokenizer.decode(tokens)
         step = self.step
         if reason == "stop" and isinstance(step, Decode):
             text = cut_at_stop(text, step.stop)
-        self.results.append(StepResult(tuple(tokens), text, reason, tuple(self._logprobs)))
+        self.results.append(StepResult(tuple(tokens), text, reason, tuple(self._logprobs), scores))
         self._logprobs = []
 
 

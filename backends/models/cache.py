@@ -24,9 +24,7 @@ def cache_folder() -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ModelError(
-            f"cache folder {folder} cannot be created ({error}); set STILL_CACHE to a writable one"
-        ) from error
+        raise ModelError(f"cache folder {folder} cannot be created ({error}); set STILL_CACHE to a writable one") from error
     return folder
 
 

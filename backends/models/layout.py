@@ -107,7 +107,5 @@ def _matrix_layout(
 def _finite(checkpoint: Checkpoint, part: str) -> torch.Tensor:
     tensor = checkpoint.read(part)
     if not tensor.isfinite().all():
-        raise ModelError(
-            f"tensor {part!r} of the model contains NaN or infinity: the file is damaged; download it again"
-        )
+        raise ModelError(f"tensor {part!r} of the model contains NaN or infinity: the file is damaged; download it again")
     return tensor

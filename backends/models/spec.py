@@ -49,9 +49,7 @@ class DecoderSpec:
 
     def __post_init__(self) -> None:
         if self.architecture not in ARCHITECTURES:
-            raise ModelError(
-                f"architecture {self.architecture!r} is not supported; supported: {', '.join(ARCHITECTURES)}"
-            )
+            raise ModelError(f"architecture {self.architecture!r} is not supported; supported: {', '.join(ARCHITECTURES)}")
         for name in _POSITIVE_INTS:
             self._require(name, isinstance(getattr(self, name), int) and getattr(self, name) > 0, "a positive integer")
         self._require("activation", self.activation in ACTIVATIONS, f"one of {', '.join(ACTIVATIONS)}")
@@ -63,9 +61,7 @@ class DecoderSpec:
             value = getattr(self, name)
             self._require(name, isinstance(value, float) and math.isfinite(value) and value > 0, "a positive number")
         self._require("head_dim", self.head_dim % 2 == 0, "even (rotary positions turn pairs)")
-        self._require(
-            "num_heads", self.num_heads % self.num_kv_heads == 0, f"a multiple of {self.num_kv_heads} kv heads"
-        )
+        self._require("num_heads", self.num_heads % self.num_kv_heads == 0, f"a multiple of {self.num_kv_heads} kv heads")
         window = self.sliding_window
         self._require("sliding_window", window is None or (isinstance(window, int) and window > 0), "positive or None")
         if self.rope_scaling is not None and self.rope_scaling.get("rope_type") not in ROPE_TYPES:

@@ -1,0 +1,59 @@
+"""One call of a plan, until its answer is valid."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ConstraintError
+from ..signatures.executor import Completion, Sampling
+from ..signatures.plan import Plan
+from .meter import count_call
+from .prompt import Prompter
+from .steps import Refusal, answer_text, to_completion, to_request
+
+if TYPE_CHECKING:
+    from .engine import Request, Result
+
+MAX_ATTEMPTS = 3
+"""Tries for an answer that the grammar lets pass and validation does not."""
+RETRY_TEMPERATURE = 0.7
+
+
+@dataclass(slots=True)
+class Call:
+    """Its requests, one after the other: an answer that validation refuses is shown to the model with the reason, which
+    then answers again (warmer, or a small model would only repeat itself)."""
+
+    plan: Plan
+    inputs: Mapping[str, Any]
+    sampling: Sampling
+    sample: int
+    prompter: Prompter
+    refusals: tuple[Refusal, ...] = ()
+    started: float = field(default_factory=time.perf_counter)
+
+    def request(self) -> Request:
+        """The next request to make."""
+        seed = (self.sampling.seed or 0) * 1_000_003 + self.sample
+        sampling = replace(self.sampling, seed=seed)
+        if attempt := len(self.refusals):
+            warm = max(sampling.temperature, RETRY_TEMPERATURE)
+            sampling = replace(sampling, temperature=warm, seed=seed + 7919 * attempt)
+        return to_request(self.plan, self.inputs, sampling, self.prompter, self.refusals)
+
+    def read(self, result: Result) -> Completion | None:
+        """The completion, or None if it is to be asked for again. Raises `ConstraintError` when there were enough tries."""
+        usage = result.usage
+        count_call(usage.prompt_tokens, usage.cached_tokens, usage.decoded_tokens)
+        try:
+            completion = to_completion(self.plan, result)
+        except ConstraintError as error:
+            if len(self.refusals) + 1 == MAX_ATTEMPTS:
+                raise
+            self.refusals += (Refusal(answer_text(self.plan, result), str(error)),)
+            return None
+        spent = replace(completion.usage, calls=len(self.refusals) + 1, seconds=time.perf_counter() - self.started)
+        return replace(completion, usage=spent)

@@ -1,0 +1,67 @@
+"""The shortest text that completes a grammar from where a value was cut off."""
+
+from __future__ import annotations
+
+import heapq
+from functools import lru_cache
+from itertools import count
+
+import llguidance
+
+PREFERRED = b'.0a"}]'
+"""Bytes tried first: of completions of the same length, the one that reads best."""
+MAX_STATES = 20_000
+
+
+def shortest_completion(grammar: str, written: bytes, limit: int) -> bytes | None:
+    """Return the shortest text (UTF-8) that completes `written` under a Lark grammar; None if it has over `limit` bytes.
+
+    Dijkstra's algorithm over the grammar's bytes. States that allow the same next bytes at the same length count as one:
+    a parser's state cannot be compared, and what tells such states apart (a counter, mostly) seldom matters for the end.
+    Raises `ValueError` if the grammar does not compile or does not allow `written`.
+    """
+    start = _compile(grammar).deep_copy()
+    if written and start.try_consume_tokens(list(written)) != len(written):
+        raise ValueError(f"the grammar does not allow {written!r}")
+    alphabet = _alphabet(grammar)
+    order = count()
+    states: list[tuple[int, int, llguidance.LLMatcher, bytes]] = [(0, next(order), start, b"")]
+    seen: set[tuple[int, bytes]] = set()
+    while states and len(seen) < MAX_STATES:
+        _, _, matcher, text = heapq.heappop(states)
+        if matcher.is_accepting():
+            return text
+        forced = matcher.compute_ff_bytes()
+        if forced:
+            matcher.consume_tokens(list(forced))
+            if len(text) + len(forced) <= limit:
+                heapq.heappush(states, (len(text) + len(forced), next(order), matcher, text + forced))
+            continue
+        mask = matcher.compute_bitmask()
+        if (len(text), mask) in seen or len(text) == limit:
+            continue
+        seen.add((len(text), mask))
+        for byte in _allowed(mask, alphabet):
+            after = matcher.deep_copy()
+            after.consume_token(byte)
+            heapq.heappush(states, (len(text) + 1, next(order), after, text + bytes([byte])))
+    return None
+
+
+def _allowed(mask: bytes, alphabet: bytes) -> list[int]:
+    """The allowed bytes among the alphabet's, or among all where there are none."""
+    known = [byte for byte in alphabet if mask[byte // 8] >> (byte % 8) & 1]
+    return known or [byte for byte in range(256) if mask[byte // 8] >> (byte % 8) & 1]
+
+
+def _alphabet(grammar: str) -> bytes:
+    # What a grammar names is what can bring a text to its end; any other byte is as good as the next.
+    return bytes(dict.fromkeys(PREFERRED + b"\n" + grammar.encode()))
+
+
+@lru_cache(maxsize=256)
+def _compile(grammar: str) -> llguidance.LLMatcher:
+    matcher = llguidance.LLMatcher(llguidance.LLTokenizer("byte"), grammar, log_level=0)
+    if matcher.is_error():
+        raise ValueError(matcher.get_error())
+    return matcher

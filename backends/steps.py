@@ -1,0 +1,140 @@
+"""From a plan to an engine's request, and from its result to a completion."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ConstraintError
+from ..signatures.executor import Completion, Sampling, Usage
+from ..signatures.optional import NONE
+from ..signatures.plan import Decode, Plan, Text, Turn
+from .prompt import Prompter
+
+if TYPE_CHECKING:
+    from .engine import Choose, Request, Result
+    from .engine import Decode as DecodeStep
+
+END_RESERVE = 64
+"""Tokens kept for bringing a value to an end beyond those of the type's shortest value: what may be open inside it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An answer that failed validation: its text, and why."""
+
+    answer: str
+    reason: str
+
+
+def to_request(
+    plan: Plan, inputs: Mapping[str, Any], sampling: Sampling, prompter: Prompter, refusals: tuple[Refusal, ...] = ()
+) -> Request:
+    """Lower a filled plan to tokens and steps. Refused answers follow the prompt as further turns, so that all before
+    them is a prefix that is computed already."""
+    from .engine import Forced, Request
+    from .engine import Sampling as EngineSampling
+
+    *turns, answer = plan.fill(inputs)
+    messages = [(turn.role, _text(turn)) for turn in turns]
+    for refusal in refusals:
+        told = f"That answer is not valid: {refusal.reason}. Answer again."
+        messages += [("assistant", refusal.answer), ("user", told)]
+    prompt = prompter.chat(messages)
+    steps: list[Forced | DecodeStep | Choose] = []
+    for part in answer.parts:
+        if isinstance(part, Decode):
+            steps.append(_choice(part, prompter) if part.scoring is not None else _decode(part, sampling))
+        elif isinstance(part, Text):
+            steps.append(Forced(tuple(prompter.encode(part.text))))
+    first = steps[0]
+    if isinstance(first, Forced):
+        # The first marker belongs to the prompt, where the prefix cache covers it.
+        prompt.extend(first.tokens)
+        del steps[0]
+    drawing = EngineSampling(sampling.temperature, sampling.top_p, sampling.top_k, sampling.min_p, sampling.seed or 0)
+    return Request(tuple(prompt), tuple(steps), drawing)
+
+
+def to_completion(plan: Plan, result: Result) -> Completion:
+    """Read values and scores. Raises `ConstraintError` for a value that its type refuses, naming the field."""
+    from .engine import option_probabilities
+
+    steps = [step for step in result.steps if step.finish_reason != "forced"]
+    completion = Completion({}, usage=_usage(result))
+    truncated = []
+    for part, step in zip(plan.decodes, steps, strict=True):
+        completion.texts[part.field] = step.text
+        if step.finish_reason in ("closed", "length"):
+            truncated.append(part.field)
+        try:
+            completion.values[part.field] = part.parse(step.text)
+        except ConstraintError as error:
+            if step.finish_reason == "length":
+                raise ConstraintError(f"{error}; it was cut off after {len(step.tokens)} tokens: raise max_tokens") from None
+            raise
+        if part.scoring is not None:
+            scores = dict(zip(part.constraint.options or (), step.scores, strict=True))
+            completion.scores[part.field] = scores
+            likely = option_probabilities(step.scores, part.scoring.bias, part.scoring.temperature)
+            completion.probabilities[part.field] = {
+                part.constraint.parse(option): p for option, p in zip(scores, likely, strict=True)
+            }
+    return replace(completion, truncated=tuple(truncated))
+
+
+def answer_text(plan: Plan, result: Result) -> str:
+    """The assistant's answer as it was written, markers included."""
+    steps = iter([step.text for step in result.steps if step.finish_reason != "forced"])
+    parts = [part for part in plan.turns[-1].parts if isinstance(part, Decode | Text)]
+    return "".join(next(steps) if isinstance(part, Decode) else part.text for part in parts).strip()
+
+
+def _text(turn: Turn) -> str:
+    return "".join(part.text for part in turn.parts if isinstance(part, Text))
+
+
+def _decode(part: Decode, sampling: Sampling) -> DecodeStep:
+    from .engine import Decode as DecodeStep
+
+    grammar = part.grammar()
+    closing = _closing_tokens(grammar)
+    limit = part.max_tokens
+    if sampling.max_tokens is not None and sampling.max_tokens < limit + closing:
+        # The caller's limit counts the end too, as far as there is room for both.
+        limit = min(limit, max(sampling.max_tokens - closing, sampling.max_tokens // 2, 1))
+    return DecodeStep(limit, grammar, closing=closing)
+
+
+@lru_cache(maxsize=512)
+def _closing_tokens(grammar: str) -> int:
+    from .engine import shortest_completion
+
+    # A token has at least one byte.
+    return len(shortest_completion(grammar, b"", 4096) or b"") + END_RESERVE
+
+
+def _choice(part: Decode, prompter: Prompter) -> Choose:
+    from .engine import END, Choose
+
+    scoring = part.scoring
+    assert scoring is not None
+    end = (END,) if part.terminator == "end" else ()
+    options = tuple((*prompter.encode(text), *end) for text in part.option_texts)
+    if scoring.abstain_below is None:
+        return Choose(options, scoring.bias, scoring.temperature)
+    otherwise = (part.constraint.options or ()).index(NONE)
+    return Choose(options, scoring.bias, scoring.temperature, scoring.abstain_below, otherwise)
+
+
+def _usage(result: Result) -> Usage:
+    usage = result.usage
+    return Usage(
+        prompt_tokens=usage.prompt_tokens,
+        cached_tokens=usage.cached_tokens,
+        decoded_tokens=usage.decoded_tokens,
+        forced_tokens=usage.jumped_tokens,
+        scored_tokens=usage.scored_tokens,
+    )

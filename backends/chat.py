@@ -47,8 +47,13 @@ class ChatEngine:
             return self._respond(request, self._local.engine.submit(built).result())
 
     def stream(self, request: Any) -> Iterator[Any]:
-        """The finished response as a stream of events."""
-        return iter(lm15.response_to_events(self.complete(request)))
+        """The response as a stream of lm15 events, text as it is decoded."""
+        with _canonical_errors():
+            stream = self._local.engine.stream(self._build(request))
+            yield lm15.StreamStartEvent(id=None, model=request.model)
+            for text in stream:
+                yield _delta(text)
+            yield self._end(request, stream.result)
 
     def close(self) -> None:
         """Nothing to do: the model is shared and closed by its owner."""
@@ -79,6 +84,10 @@ class ChatEngine:
         sampling = Sampling(temperature, config.top_p or 1.0, config.top_k or 0, seed=seed)
         decode = Decode(min(config.max_tokens or DEFAULT_MAX_TOKENS, room), _grammar(config.response_format), config.stop)
         return Request(tuple(prompt), (decode,), sampling)
+
+    def _end(self, request: Any, result: Result) -> Any:
+        response = self._respond(request, result)
+        return lm15.StreamEndEvent(finish_reason=response.finish_reason, usage=response.usage)
 
     def _respond(self, request: Any, result: Result) -> Any:
         step, usage = result.steps[-1], result.usage
@@ -114,9 +123,14 @@ class AsyncChatEngine:
             return self._sync._respond(request, result)
 
     async def stream(self, request: Any) -> AsyncIterator[Any]:
-        """The finished response as a stream of events."""
-        for event in lm15.response_to_events(await self.complete(request)):
-            yield event
+        """Like `ChatEngine.stream`, without blocking the event loop."""
+        with _canonical_errors():
+            built = await asyncio.to_thread(self._sync._build, request)
+            stream = self._sync._local.engine.stream_async(built)
+            yield lm15.StreamStartEvent(id=None, model=request.model)
+            async for text in stream:
+                yield _delta(text)
+            yield self._sync._end(request, stream.result)
 
     async def aclose(self) -> None:
         """Nothing to do."""
@@ -140,6 +154,10 @@ class _canonical_errors:  # noqa: N801 - used like a function
         if isinstance(error, StillError):
             make: Callable[[str], Exception] = lm15.InvalidRequestError
             raise make(str(error)) from error
+
+
+def _delta(text: str) -> Any:
+    return lm15.StreamDeltaEvent(delta=lm15.TextDelta(text=text, part_index=0))
 
 
 def _messages(request: Any) -> list[tuple[str, str]]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from ..signatures.bridge import LM as DspyLM
-from ..signatures.executor import Completion, Sampling
+from ..signatures.executor import Completion, Piece, Sampling
 from ..signatures.plan import Plan
 from .call import Call
 from .chat import AsyncChatEngine, ChatEngine
+from .field_text import FieldText
 from .local import LocalModel
 
 if TYPE_CHECKING:
@@ -68,8 +69,7 @@ class LM(DspyLM):  # type: ignore[misc]  # dspy ships no types
         self, plan: Plan, inputs: Mapping[str, Any], sampling: Sampling | None = None, n: int = 1
     ) -> list[Completion]:
         """Like `execute`, without blocking the event loop. Cancelling the task cancels the requests."""
-        if not self.local.loaded:
-            await asyncio.to_thread(lambda: self.local.prompter)
+        await self._load()
         calls = [self._call(plan, inputs, sampling or Sampling(), sample) for sample in range(n)]
         return list(await asyncio.gather(*(self._asettle(call) for call in calls)))
 
@@ -90,3 +90,41 @@ class LM(DspyLM):  # type: ignore[misc]  # dspy ships no types
         while (completion := call.read(await engine.submit_async(call.request()))) is None:
             pass
         return completion
+
+    def stream_plan(
+        self, plan: Plan, inputs: Mapping[str, Any], sampling: Sampling | None = None
+    ) -> Iterator[Piece | Completion]:
+        """Run a plan and yield the text of its outputs as it is written; the last item is the completion.
+
+        Closing the iterator cancels the request. Raises as `execute` does.
+        """
+        call = self._call(plan, inputs, sampling or Sampling(), 0)
+        completion: Completion | None = None
+        while completion is None:
+            request = call.request()
+            text = FieldText(plan, request.steps, len(call.refusals) + 1)
+            stream = self.local.engine.stream(request)
+            yield from (piece for step, more in stream.by_step() if (piece := text.take(step, more)))
+            completion = call.read(stream.result)
+        yield completion
+
+    async def astream_plan(
+        self, plan: Plan, inputs: Mapping[str, Any], sampling: Sampling | None = None
+    ) -> AsyncIterator[Piece | Completion]:
+        """Async twin of `stream_plan`."""
+        await self._load()
+        call = self._call(plan, inputs, sampling or Sampling(), 0)
+        completion: Completion | None = None
+        while completion is None:
+            request = call.request()
+            text = FieldText(plan, request.steps, len(call.refusals) + 1)
+            stream = self.local.engine.stream_async(request)
+            async for step, more in stream.by_step():
+                if piece := text.take(step, more):
+                    yield piece
+            completion = call.read(stream.result)
+        yield completion
+
+    async def _load(self) -> None:
+        if not self.local.loaded:
+            await asyncio.to_thread(lambda: self.local.prompter)

@@ -16,7 +16,7 @@ from ..signatures.bridge import Module
 from ..signatures.predict import plan_predictors
 from .nearest import NearestDemonstrations
 
-SET = ("decide", "calibration")
+SET = ("decide", "abstain_below", "calibration")
 """What passes set of an output field, in its `json_schema_extra`."""
 
 Demonstration = dict[str, Any]

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from ..errors import SignatureError
 from .bridge import Adapter, settings, with_callbacks
-from .executor import Completion, DemonstrationSource, Executor, Sampling
+from .executor import Completion, DemonstrationSource, Executor, Sampling, Streamer
 from .fieldset import allows_none, special_fields
 from .layout import lower
 from .plan import Plan
@@ -48,6 +48,19 @@ class PlanAdapter(Adapter):  # type: ignore[misc]  # dspy ships no types
     def format(self, signature: Any, demos: Any, inputs: dict[str, Any]) -> list[dict[str, str]]:
         """The messages of a call, as dspy's tools expect them."""
         return lower(signature, _selected(demos, inputs)).messages(_present(signature, inputs))
+
+
+def prepare_stream(lm: Any, options: Mapping[str, Any], signature: Any, demos: Any, inputs: Mapping[str, Any]) -> _Ready:
+    """What a streaming call needs. Raises `SignatureError` where there is nothing that could stream."""
+    if not isinstance(lm, Streamer) or not _runs_plans(lm, signature):
+        raise SignatureError("only still.LM streams, and no fields of dspy's own types: call the predictor instead")
+    plan, sampling, n = _prepare(lm, options, signature, _selected(demos, inputs))
+    if n != 1:
+        raise SignatureError(f"n={n}: a stream has one answer, leave n out")
+    return lm, plan, _present(signature, inputs), sampling
+
+
+_Ready = tuple[Streamer, Plan, dict[str, Any], Sampling]
 
 
 # dspy tells an LM's callbacks of a call by the name of the first parameter.

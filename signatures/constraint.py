@@ -53,6 +53,10 @@ class Constraint(ABC):
     def max_tokens(self) -> int:
         """Enough tokens for any text the grammar accepts, or a budget where that is unbounded."""
 
+    def shown(self, text: str) -> str:
+        """What a reader sees of the beginning of a value's text, while it is written."""
+        return text
+
     def validate(self, value: Any) -> Any:
         """Return a Python value as the declared type, converted where pydantic converts it.
 

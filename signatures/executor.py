@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -75,3 +75,30 @@ class DemonstrationSource(Protocol):
 
     def select(self, inputs: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
         """The demonstrations for this input, in the order in which they are shown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Text of an output while it is written. The pieces of a field joined are its text.
+
+    attempt: above 1, validation refused what was written before, and this is a new answer from the beginning.
+    """
+
+    field: str
+    text: str
+    attempt: int = 1
+
+
+@runtime_checkable
+class Streamer(Protocol):
+    """An executor that shows text while it is written."""
+
+    def stream_plan(
+        self, plan: Plan, inputs: Mapping[str, Any], sampling: Sampling | None = None
+    ) -> Iterator[Piece | Completion]:
+        """Yield pieces, and at the end the completion. Closing the iterator cancels the request."""
+
+    def astream_plan(
+        self, plan: Plan, inputs: Mapping[str, Any], sampling: Sampling | None = None
+    ) -> AsyncIterator[Piece | Completion]:
+        """Async twin of `stream_plan`."""

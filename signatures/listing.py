@@ -47,6 +47,11 @@ def _marked(part: Part) -> str:
 
 
 def _decode(step: Decode) -> str:
+    if step.scoring is not None:
+        below = step.scoring.abstain_below
+        unsure = f", none if all are below {below:g}" if below is not None else ""
+        calibrated = "calibrated, " if step.scoring.bias or step.scoring.temperature != 1.0 else ""
+        return f"{step.field}: {step.constraint.describe()}; {calibrated}all scored{unsure}"
     end = "newline" if step.terminator == "newline" else "end"
     return f"{step.field}: {step.constraint.describe()}; to {end}, {step.max_tokens} tokens at most"
 

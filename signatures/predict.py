@@ -8,11 +8,12 @@ from typing import Any, Generic, Never, TypeVar, cast, overload
 
 from pydantic.fields import FieldInfo
 
-from .adapter import PlanAdapter
+from .adapter import PlanAdapter, prepare_stream
 from .bridge import DspyChainOfThought, DspyPredict, context, set_attribute_by_name, settings
 from .page import Page
 from .prediction import prediction
 from .signature import Signature
+from .stream import AsyncPieceStream, PieceStream
 
 S = TypeVar("S")
 
@@ -52,6 +53,25 @@ class Predict(Page, DspyPredict, Generic[S]):  # type: ignore[misc]  # dspy ship
     async def acall(self, *positional: Never, **inputs: Any) -> S:
         """Like a call, without blocking the event loop."""
         return cast(S, await super().acall(*positional, **inputs))
+
+    def stream(self, **inputs: Any) -> PieceStream[S]:
+        """Run it and iterate over the text of its outputs while they are written; then see `prediction` of the stream.
+
+        Raises `SignatureError` for an LM that cannot stream, and as a call does.
+        """
+        ready, signature = self._prepare_stream(inputs)
+        lm, *arguments = ready
+        return PieceStream(lm.stream_plan(*arguments), signature)
+
+    def astream(self, **inputs: Any) -> AsyncPieceStream[S]:
+        """`stream` for coroutines: `async for piece in predictor.astream(...)`."""
+        ready, signature = self._prepare_stream(inputs)
+        lm, *arguments = ready
+        return AsyncPieceStream(lm.astream_plan(*arguments), signature)
+
+    def _prepare_stream(self, inputs: dict[str, Any]) -> Any:
+        lm, config, signature, demos, values = self._forward_preprocess(**inputs)
+        return prepare_stream(lm, config, signature, demos, values), signature
 
     def _forward_postprocess(self, completions: Any, signature: Any, **inputs: Any) -> Any:
         # dspy's own, with a `Prediction` that knows probabilities.
@@ -112,6 +132,14 @@ class ChainOfThought(Page, DspyChainOfThought, Generic[S]):  # type: ignore[misc
     async def acall(self, **inputs: Any) -> S:
         """Like a call, without blocking the event loop."""
         return cast(S, await super().acall(**inputs))
+
+    def stream(self, **inputs: Any) -> PieceStream[S]:
+        """Text as it is written; see `Predict.stream`."""
+        return self.predict.stream(**inputs)
+
+    def astream(self, **inputs: Any) -> AsyncPieceStream[S]:
+        """Async twin of `stream`."""
+        return self.predict.astream(**inputs)
 
 
 def plan_predictors(program: Any) -> Any:

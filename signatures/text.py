@@ -92,6 +92,13 @@ class TextConstraint(Constraint):
             raise self._refuse(repr(value), "it has more than one line")
         return text
 
+    def shown(self, text: str) -> str:
+        if self.form != "line":
+            return text
+        # A backslash at the end may be half of an escape.
+        whole = text[:-1] if (len(text) - len(text.rstrip("\\"))) % 2 else text
+        return _ESCAPE.sub(_unescape, whole)
+
     def _read(self, text: str) -> Any:
         if self.form == "line":
             text = _ESCAPE.sub(_unescape, text)

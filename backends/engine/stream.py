@@ -47,15 +47,16 @@ class TextPieces:
         self._step = 0
         self._begin()
 
-    def take(self, event: list[int] | StepResult) -> str:
-        """The text that is certain now and was not before."""
+    def take(self, event: list[int] | StepResult) -> tuple[int, str]:
+        """The text that is certain now and was not before, and the index of the step it belongs to."""
+        step = self._step
         if isinstance(event, list):
             self._read(event)
-            return self._give(self._certain())
+            return step, self._give(self._certain())
         self._step += 1
         rest = event.text[self._given :] if event.finish_reason != "forced" else ""
         self._begin()
-        return rest
+        return step, rest
 
     def _begin(self) -> None:
         self._tokens: list[int] = []
@@ -120,10 +121,15 @@ class Stream:
         self._future.cancel()
 
     def __iter__(self) -> Iterator[str]:
+        return (text for _, text in self.by_step())
+
+    def by_step(self) -> Iterator[tuple[int, str]]:
+        """The pieces with the index of the request's step that each belongs to."""
         try:
             while (event := self._events.get()) is not None:
-                if piece := self._pieces.take(event):
-                    yield piece
+                step, piece = self._pieces.take(event)
+                if piece:
+                    yield step, piece
             self._future.result()  # raises if it failed
         finally:
             self._future.cancel()
@@ -157,10 +163,16 @@ class AsyncStream:
         self._future.cancel()
 
     async def __aiter__(self) -> AsyncIterator[str]:
+        async for _, text in self.by_step():
+            yield text
+
+    async def by_step(self) -> AsyncIterator[tuple[int, str]]:
+        """The pieces with the index of the request's step that each belongs to."""
         try:
             while (event := await self._events.get()) is not None:
-                if piece := self._pieces.take(event):
-                    yield piece
+                step, piece = self._pieces.take(event)
+                if piece:
+                    yield step, piece
             self._future.result()  # raises if it failed
         finally:
             self._future.cancel()

@@ -14,10 +14,10 @@ def check_tables(scheduler: Scheduler) -> None:
     """Raise `EngineError` if the pool or the sequences' block tables are inconsistent. Costs O(pages + tokens)."""
     scheduler.pool.check()
     holders: dict[int, list[tuple[Sequence, int]]] = defaultdict(list)
-    for sequence in scheduler.waiting:
+    for sequence in scheduler.parked:
         if sequence.pages or sequence.computed:
-            raise EngineError(f"sequence {sequence.id} waits and holds {len(sequence.pages)} pages")
-    for sequence in scheduler.running:
+            raise EngineError(f"sequence {sequence.id} is parked and holds {len(sequence.pages)} pages")
+    for sequence in (*scheduler.running, *scheduler.waiting):
         for position, page in enumerate(sequence.pages):
             holders[page.index].append((sequence, position))
             if page.filled < min(PAGE_SIZE, sequence.computed - position * PAGE_SIZE):

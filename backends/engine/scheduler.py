@@ -103,16 +103,16 @@ class Scheduler:
         Only between `plan` calls, and only once all of the sequence's tokens are computed.
         """
         for child in children:
-            if len(self.running) == self.max_running:
-                self.waiting.appendleft(child)
-                continue
             for page in sequence.pages:
                 self.pool.share(page)
             child.admitted = True
             child.pages, child.page_keys = list(sequence.pages), list(sequence.page_keys)
             child.computed = sequence.computed
             sequence.pages[-1].owner = None  # it belongs to whoever writes on last, the others copy
-            self.running.append(child)
+            if len(self.running) < self.max_running:
+                self.running.append(child)
+            else:
+                self.waiting.appendleft(child)
 
     def plan(self) -> Plan:
         """Choose the next step's copies and chunks. Marks pages as filled: the caller must then carry the plan out."""
@@ -133,7 +133,10 @@ class Scheduler:
     def _admit(self) -> None:
         while self.waiting and len(self.running) < self.max_running:
             sequence = self.waiting[0]
-            if not self._take_pages(sequence):
+            if sequence.pages:
+                if self.pool.num_free < len(self.running):
+                    return
+            elif not self._take_pages(sequence):
                 return
             self.waiting.popleft()
             self.running.append(sequence)
@@ -289,7 +292,7 @@ class Scheduler:
         return True
 
     def _make_room(self, sequence: Sequence) -> bool:
-        """Preempt the youngest sequences while there is no free page. False: preempted itself.
+        """Preempt the youngest sequences while there is no free page, first those that wait. False: preempted itself.
 
         Sequences already planned for this step are spared: others may count on the pages they are about to fill.
         """
@@ -297,6 +300,9 @@ class Scheduler:
             return True
         spared = {chunk.sequence.id for chunk in self._plan.chunks}
         while self.pool.num_free == 0:
+            if holder := next((s for s in reversed(self.waiting) if s.pages), None):
+                self._release(holder)
+                continue
             victim = next(s for s in reversed(self.running) if s.id not in spared)
             self._preempt(victim)
             if victim is sequence:

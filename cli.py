@@ -129,10 +129,13 @@ def run(
 @app.command()
 def explain(
     what: Annotated[str, typer.Argument(help="An artifact folder, or FILE.py:NAME of a program.")],
+    inputs: Annotated[str, typer.Option("--input", help="A JSON object of inputs: run it, show what the call costs.")] = "",
+    model: Annotated[str, typer.Option(help="Local model, for FILE.py:NAME.")] = "smollm2-135m",
+    allow_import: Annotated[bool, typer.Option(help="Import the program's class: runs its code.")] = False,
 ) -> None:
     """Show each predictor's plan: what is fixed, what varies, what is decoded under which constraint.
 
-    Example: still explain router.still
+    Example: still explain router.still --input '{"message": "Where is my parcel?"}'
     """
     from .compiler.artifact import read_artifact
     from .signatures.layout import lower
@@ -141,13 +144,30 @@ def explain(
         program = _program(what)
         for name, predictor in program.named_predictors():
             output.print(f"# {name}\n{lower(predictor.signature, list(predictor.demos))}\n", markup=False)
+        if inputs:
+            from .backends.lm import LM
+
+            _print_costs(program, inputs, LM(model))
         return
     artifact = read_artifact(what)
-    model = artifact.manifest["model"]
-    output.print(f"{what}: compiled for {model['name']}, winner {artifact.report.winner}\n", markup=False)
+    compiled_for = artifact.manifest["model"]["name"]
+    output.print(f"{what}: compiled for {compiled_for}, winner {artifact.report.winner}\n", markup=False)
     for file in sorted((artifact.path / "plans").glob("*.txt")):
         output.print(f"# {file.stem}\n{file.read_text('utf-8')}", markup=False)
     output.print(str(artifact.report), markup=False)
+    if inputs:
+        from .compiler.load import load
+
+        program = load(what, allow_import=allow_import)
+        _print_costs(program, inputs, program.get_lm())
+
+
+def _print_costs(program: Any, inputs: str, lm: Any) -> None:
+    from .compiler.explain import call_tables
+
+    for table in call_tables(program, _json_object(inputs), lm):
+        output.print()
+        output.print(table)
 
 
 @app.command()

@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConstraintError
-from ..signatures.executor import Completion, Sampling, Usage
+from ..signatures.executor import Completion, FieldCost, Sampling, Usage
 from ..signatures.optional import NONE
 from ..signatures.plan import Decode, Plan, Text, Turn
 from .prompt import Prompter
@@ -67,6 +67,9 @@ def to_completion(plan: Plan, result: Result) -> Completion:
     truncated = []
     for part, step in zip(plan.decodes, steps, strict=True):
         completion.texts[part.field] = step.text
+        # A drawn end of the answer is not among the tokens.
+        forced = max(0, len(step.tokens) - step.drawn_tokens)
+        completion.costs[part.field] = FieldCost(step.drawn_tokens, forced, step.scored_tokens)
         if step.finish_reason in ("closed", "length"):
             truncated.append(part.field)
         try:

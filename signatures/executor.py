@@ -39,6 +39,15 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class FieldCost:
+    """Tokens of one output: decoded by the model, appended without it, and read to score options."""
+
+    decoded_tokens: int = 0
+    forced_tokens: int = 0
+    scored_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Completion:
     """One answer: a value of its type and the text it was read from, per output field.
 
@@ -52,6 +61,7 @@ class Completion:
     scores: dict[str, dict[str, float]] = field(default_factory=dict)
     probabilities: dict[str, dict[Any, float]] = field(default_factory=dict)
     truncated: tuple[str, ...] = ()
+    costs: dict[str, FieldCost] = field(default_factory=dict)
 
 
 @runtime_checkable

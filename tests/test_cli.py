@@ -87,6 +87,18 @@ def test_explain_shows_the_prompt_of_program_and_artifact(compiled):
 
 
 @pytest.mark.model
+@pytest.mark.parametrize("what", ["mood.still", "program.py:sorter"])
+def test_explain_shows_what_a_call_costs(compiled, what):
+    folder, _ = compiled
+    lines = shell("explain", what, "--input", '{"text": "so good"}', cwd=folder).stdout.splitlines()
+    (head,) = [i for i, line in enumerate(lines) if line.split()[:2] == ["output", "text"]]
+    assert "tokens" in lines[head - 1]
+    field, mood, decoded, forced, scored, *_ = lines[head + 1].split()
+    assert (field, mood in ("good", "bad")) == ("mood", True)
+    assert int(decoded) + int(forced) + int(scored) > 0
+
+
+@pytest.mark.model
 def test_ledger_answers_ready_queries_and_sql(compiled):
     folder, _ = compiled
     assert "cost" in shell("ledger", cwd=folder).stdout

@@ -3,9 +3,6 @@
 import asyncio
 import copy
 import enum
-import os
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -444,49 +441,3 @@ def test_names_defined_later_are_checked_when_lowered():
 
 
 Later = Literal["A", "B"]
-
-
-# --- types ---
-
-SNIPPET = """
-from typing import Literal, assert_type
-from still.signatures.predict import ChainOfThought, Predict
-from still.signatures.signature import Input, Output, Signature
-
-class Ticket(Signature):
-    '''Route.'''
-    message: str = Input(desc="x")
-    team: Literal["orders", "shipping"] = Output()
-    urgency: int | None = Output(ge=1, default=None)
-
-class Own(Signature):
-    reasoning: int = Output()
-
-predict = Predict(Ticket)
-assert_type(predict, Predict[Ticket])
-assert_type(predict(message="x").team, Literal["orders", "shipping"])
-assert_type(ChainOfThought(Ticket)(message="x").urgency, int | None)
-print(ChainOfThought(Ticket)(message="x").reasoning)
-async def wait() -> None:
-    assert_type((await predict.acall(message="x")).urgency, int | None)
-Predict("question -> answer")(question="x").answer
-Predict(Signature("question -> answer"))(question="x").answer
-predict(message="x").tema  # E: has no attribute "tema"
-predict("x")  # E: expected "Never"
-"""
-
-
-def test_a_type_checker_knows_the_fields_of_an_answer(tmp_path):
-    (tmp_path / "still").symlink_to(REPO)
-    (tmp_path / "snippet.py").write_text(SNIPPET)
-    run = subprocess.run(
-        [sys.executable, "-m", "mypy", "--strict", "--config-file", str(REPO / "pyproject.toml"), "snippet.py"],
-        cwd=tmp_path,
-        env={**os.environ, "MYPYPATH": str(tmp_path), "MYPY_CACHE_DIR": str(REPO / ".mypy_cache")},
-        capture_output=True,
-        text=True,
-    )
-    expected = {i: line.split("# E: ")[1] for i, line in enumerate(SNIPPET.splitlines(), 1) if "# E: " in line}
-    found = [line for line in run.stdout.splitlines() if line.startswith("snippet.py:") and "error" in line]
-    assert [int(line.split(":")[1]) for line in found] == list(expected), run.stdout + run.stderr
-    assert all(message in line for message, line in zip(expected.values(), found, strict=True))

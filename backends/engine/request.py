@@ -146,6 +146,10 @@ class StepResult:
     logprobs: tuple[float, ...] = ()
     scores: tuple[float, ...] = ()
     """Of a choice: the natural log-probability of each option, as the model has it."""
+    drawn_tokens: int = 0
+    """Tokens that cost a decode step, an end-of-sequence token included; the rest of `tokens` was appended."""
+    scored_tokens: int = 0
+    """Tokens that went through the model to score options."""
 
 
 @dataclass(frozen=True, slots=True)

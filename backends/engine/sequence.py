@@ -276,7 +276,9 @@ class Sequence:
         step = self.step
         if reason == "stop" and isinstance(step, Decode):
             text = cut_at_stop(text, step.stop)
-        self.results.append(StepResult(tuple(tokens), text, reason, tuple(self._logprobs), scores))
+        drawn = self.decoded - sum(result.drawn_tokens for result in self.results)
+        scored = self.scored - sum(result.scored_tokens for result in self.results)
+        self.results.append(StepResult(tuple(tokens), text, reason, tuple(self._logprobs), scores, drawn, scored))
         self._logprobs = []
 
 

@@ -10,7 +10,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import SchemaError
 
 from ..errors import SignatureError
-from .bridge import DspySignature, SignatureMeta
+from .bridge import DspyPrediction, DspySignature, SignatureMeta
 from .fields import Input, Output
 from .fieldset import scorings, special_fields
 from .lowering import lower_type
@@ -26,6 +26,12 @@ def check_signature(signature: Any) -> None:
     for name in signature.input_fields:
         if name in _RESERVED:
             raise SignatureError(f"input {name!r} of {signature.__name__} is the name of a call option: rename it")
+    for name in signature.output_fields:
+        if callable(getattr(DspyPrediction, name, None)):
+            raise SignatureError(
+                f"output {name!r} of {signature.__name__} is the name of a method of dspy.Prediction, which answer.{name} would "
+                f"be: rename it ({name}_found, say)"
+            )
     if signature.output_fields and not special_fields(signature):
         scorings(signature)
 

@@ -441,3 +441,13 @@ def test_names_defined_later_are_checked_when_lowered():
 
 
 Later = Literal["A", "B"]
+
+
+def test_an_output_cannot_have_the_name_of_a_method():
+    with pytest.raises(SignatureError, match=r"output 'items' of Order is the name of a method .* rename it"):
+
+        class Order(Signature):
+            """Read."""
+
+            message: str = Input()
+            items: list[int] = Output()

@@ -29,7 +29,7 @@ class Ticket(Signature):
     message: str = Input(desc="x")
     team: Literal["orders", "shipping"] = Output(decide="score")
     urgency: int | None = Output(ge=1, default=None)
-    items: list[Item] = Output()
+    wanted: list[Item] = Output()
     due: date = Output()
 
 class Own(Signature):
@@ -39,7 +39,7 @@ predict = Predict(Ticket)
 answer = predict(message="x")
 assert_type(predict, Predict[Ticket])
 assert_type(answer.team, Literal["orders", "shipping"])
-assert_type(answer.items[0].count, int)
+assert_type(answer.wanted[0].count, int)
 assert_type(answer.due.year, int)
 assert_type(answer.probabilities, Mapping[str, Mapping[Any, float]])
 assert_type(answer.truncated, tuple[str, ...])

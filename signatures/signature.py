@@ -29,8 +29,8 @@ def check_signature(signature: Any) -> None:
     for name in signature.output_fields:
         if callable(getattr(DspyPrediction, name, None)):
             raise SignatureError(
-                f"output {name!r} of {signature.__name__} is the name of a method of dspy.Prediction, which answer.{name} would "
-                f"be: rename it ({name}_found, say)"
+                f"output {name!r} of {signature.__name__} is the name of a method of dspy.Prediction, which is what "
+                f"answer.{name} would be: rename it ({name}_found, say)"
             )
     if signature.output_fields and not special_fields(signature):
         scorings(signature)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .compiler.ledger import Ledger
     from .compiler.load import load
     from .compiler.metrics import Score, exact, f1, normalized
+    from .optimizers.budget import Budget
     from .signatures.bridge import Example, Prediction, configure, context
     from .signatures.module import Module
     from .signatures.predict import ChainOfThought, Predict
@@ -48,6 +49,7 @@ _LAZY = {
     "Signature": "signatures.signature",
     "configure": "signatures.bridge",
     "context": "signatures.bridge",
+    "Budget": "optimizers.budget",
     "LM": "backends.lm",
     "compile": "compiler.compile",
     "evaluate": "compiler.compile",
@@ -62,6 +64,7 @@ _LAZY = {
 
 __all__ = [
     "LM",
+    "Budget",
     "ChainOfThought",
     "Dataset",
     "Example",

@@ -10,11 +10,13 @@ from typing import Any, Literal, get_args
 
 from ..backends.lm import LM
 from ..errors import DatasetError, SignatureError, StillError
+from ..optimizers.budget import Budget, OutOfBudget, Spending
 from ..optimizers.candidate import Candidate
 from ..optimizers.context import Outcome, Pass, PassResult, Standing
 from ..optimizers.decisions import Decisions
 from ..optimizers.demonstrations import Demonstrations
 from ..optimizers.racing import race
+from ..optimizers.selection import CONFIDENCE, Selection, select
 from ..signatures.bridge import BaseLM, Module, settings
 from .canonical import digest
 from .context import CompileContext
@@ -46,8 +48,10 @@ def compile(
     metric: Any = "exact",
     *,
     level: Level = "O1",
+    passes: Sequence[Pass] | None = None,
     lm: Any = None,
     teacher: Any = None,
+    budget: Budget | None = None,
     ledger: str | Path | Ledger = DEFAULT_LEDGER,
     seed: int = 0,
     progress: bool = True,
@@ -56,8 +60,10 @@ def compile(
 
     program: a Still or DSPy module. train: examples to learn from; dev: examples to choose by (default: 40 % of train).
     metric: "exact" (mean over the labelled fields) or a callable (example, prediction, trace) giving 0 to 1.
+    level: "O0" measures, "O1" chooses demonstrations and how labels are decided. passes: run these instead of the level's.
     lm: a `still.LM`, any dspy.LM, or the name of a local model (default: the configured LM, else the default model).
     teacher: LM that runs the program for bootstrapping (default: `lm`).
+    budget: `still.Budget(seconds=..., calls=..., tokens=...)`; when it is spent, the best so far is the result.
 
     Every (candidate, example) result goes to the ledger as it is computed: after Ctrl-C or a kill, the same call goes on
     where it stopped. Raises `SignatureError`, `DatasetError` and `MetricError` before any work for what can be checked
@@ -75,7 +81,8 @@ def compile(
     book = Ledger(ledger) if not isinstance(ledger, Ledger) else ledger
     try:
         with ProgressBar(progress) as bar:
-            job = _Job(program, train, dev, scorer, level, lm, teacher, book, seed, bar)
+            steps = PASSES[level] if passes is None else tuple(passes)
+            job = _Job(program, train, dev, scorer, level, steps, lm, teacher, Spending(budget or Budget()), book, seed, bar)
             return job.run()
     finally:
         # Also on Ctrl-C: what was computed is on disk before the exception goes on.
@@ -126,8 +133,10 @@ class _Job:
     dev: Dataset
     metric: Metric
     level: str
+    passes: tuple[Pass, ...]
     lm: Any
     teacher: Any
+    spending: Spending
     ledger: Ledger
     seed: int
     bar: ProgressBar
@@ -138,27 +147,36 @@ class _Job:
         run_id = self._run_id(program_id)
         row = self._run_row(run_id, program_id)
         self.ledger.record(row)
-        evaluator = Evaluator(self.program, program_id, self.metric, self.lm, self.ledger, run_id, self.bar)
-        teacher = Evaluator(self.program, program_id, self.metric, self.teacher, self.ledger, run_id, self.bar)
+        shared = (self.ledger, run_id, self.bar, self.spending)
+        evaluator = Evaluator(self.program, program_id, self.metric, self.lm, *shared)
+        teacher = Evaluator(self.program, program_id, self.metric, self.teacher, *shared)
         context = CompileContext(self.train, self.dev, self.seed, evaluator, teacher, self.bar)
         self.bar.describe("baseline")
         self.bar.expect(len(self.dev))
         try:
             # First and alone: a program that cannot run at all must fail before any candidate is paid for.
-            _refuse_total_failure(context.evaluate(self.program, BASELINE, range(len(self.dev))))
+            outcomes = context.evaluate(self.program, BASELINE, range(len(self.dev)))
+            _refuse_total_failure(outcomes)
             results = self._passes(context)
+        except OutOfBudget as stop:
+            self.ledger.record(replace(row, status="failed", finished_at=now()))
+            needed = f"measuring the program as it is on {len(self.dev)} dev examples takes more: raise it"
+            raise StillError(f"{stop}, and {needed}") from None
         except BaseException as error:
             status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
             self.ledger.record(replace(row, status=status, finished_at=now()))
             raise
-        result = self._conclude(results, time.perf_counter() - started)
+        result = self._conclude(context, results, time.perf_counter() - started)
         self.ledger.record(replace(row, status="finished", finished_at=now(), result=result.report.to_json()))
         return result
 
     def _passes(self, context: CompileContext) -> list[PassResult]:
         current, results = BASELINE, []
-        for step in PASSES[self.level]:
-            result = step.run(self.program, current, context)
+        for step in self.passes:
+            try:
+                result = step.run(self.program, current, context)
+            except OutOfBudget:
+                result = PassResult(current, (), (f"{step.name}: broken off",))
             results.append(result)
             current = result.winner
         if not results:
@@ -166,12 +184,13 @@ class _Job:
             results.append(PassResult(BASELINE, tuple(standings)))
         return results
 
-    def _conclude(self, results: Sequence[PassResult], seconds: float) -> Result:
-        winner = results[-1].winner
+    def _conclude(self, context: CompileContext, results: Sequence[PassResult], seconds: float) -> Result:
         # A pass starts from the winner of the one before and measures it again.
         found = {s.candidate.digest: s for result in results for s in result.standings}
-        standings = list(found.values())
-        standings.sort(key=lambda s: s.candidate is not BASELINE)  # stable: the baseline first, then best first
+        baseline = Standing(BASELINE, tuple(race(self.program, [BASELINE], context)[0].outcomes))
+        standings = [baseline, *(s for key, s in found.items() if key != BASELINE.digest)]
+        selection = select(baseline, standings, self.seed)
+        winner, notes = self._settle(results[-1].winner, selection)
         report = Report(
             level=self.level,
             metric=self.metric.name,
@@ -184,8 +203,9 @@ class _Job:
             saved=sum(len(self.dev) - len(s.outcomes) for s in standings),
             winner=winner.name,
             rows=tuple(make_row(s, _verdict(s, winner), self.seed) for s in standings),
-            notes=tuple(note for result in results for note in result.notes) + self._leakage(),
-            calibrations=results[-1].calibrations,
+            notes=tuple(note for result in results for note in result.notes) + notes + self._leakage(),
+            calibrations=results[-1].calibrations if winner is results[-1].winner else (),
+            selection=selection,
         )
         compiled = winner.apply(self.program)
         compiled.set_lm(self.lm)
@@ -196,6 +216,19 @@ class _Job:
             "local": self.lm.local.to_json() if isinstance(self.lm, LM) else None,
         }
         return Result(compiled, report, winner, model, {"train": self.train.digest, "dev": self.dev.digest})
+
+    def _settle(self, best: Candidate, selection: Selection) -> tuple[Candidate, tuple[str, ...]]:
+        """Keep the program as it is where the examples cannot tell the best candidate from it."""
+        notes: tuple[str, ...] = ()
+        if self.spending.stopped:
+            notes = (f"stopped when {self.spending.stopped} were spent: the best until then",)
+        if best.digest == BASELINE.digest or selection.confidence >= CONFIDENCE:
+            return best, notes
+        return BASELINE, (
+            *notes,
+            f"{best.name} looked better, but {len(self.dev)} dev examples cannot tell it from the program as it is: picked "
+            f"on a resample, it is ahead on the rest in {selection.confidence:.0%} of resamples ({CONFIDENCE:.0%} wanted)",
+        )
 
     def _leakage(self) -> tuple[str, ...]:
         shared = len(self.train.overlap(self.dev))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
+from ..optimizers.budget import OutOfBudget
 from ..optimizers.candidate import Candidate
 from ..optimizers.context import Outcome, Rollout
 from ..signatures.bridge import Example, Module
@@ -39,9 +41,11 @@ class CompileContext:
         return self.evaluator.evaluate(candidate, _pick(self.dev, indices), "dev")
 
     def rollouts(self, program: Module, candidate: Candidate, indices: Sequence[int]) -> list[Rollout]:
-        """Trace a candidate on these train examples, with the teacher."""
+        """Trace a candidate on these train examples, with the teacher; none if the budget is spent."""
         self.progress.describe("bootstrapping")
-        return self.teacher.rollouts(candidate, _pick(self.train, indices))
+        with suppress(OutOfBudget):
+            return self.teacher.rollouts(candidate, _pick(self.train, indices))
+        return []
 
 
 def _pick(dataset: Dataset, indices: Sequence[int]) -> list[Example]:

@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from ..backends.meter import Meter, metered
 from ..errors import MetricError, StillError
+from ..optimizers.budget import Spending
 from ..optimizers.candidate import Candidate
 from ..optimizers.context import Outcome, PredictorTrace, Rollout
 from ..signatures.adapter import PlanAdapter
@@ -23,6 +24,8 @@ from .identity import model_digest
 from .ledger import CandidateRow, EvaluationRow, Ledger, evaluation_key
 from .metrics import Metric
 
+BATCH = 64
+"""Examples between two looks at the budget."""
 WORKERS = 64
 """Examples in flight. They wait on the engine, which batches them; more threads would only wait longer."""
 
@@ -55,6 +58,7 @@ class Evaluator:
     ledger: Ledger
     run_id: str
     watcher: Watcher
+    spending: Spending = field(default_factory=Spending)
     _done: dict[str, tuple[Outcome, Run]] = field(default_factory=dict)
     """What this evaluator has settled already, by key: the baseline is looked at more than once."""
 
@@ -80,19 +84,32 @@ class Evaluator:
 
     def _run_all(self, candidate: Candidate, examples: Sequence[Example], split: str) -> list[tuple[Outcome, Run]]:
         keys = [self._key(candidate, example, split) for example in examples]
-        known = self.ledger.lookup(key for key in keys if key not in self._done)
-        for i, key in enumerate(keys):
-            if key in known and (run := self._restore(known[key])) is not None:
-                self._done[key] = (self._score(examples[i], run, _costs(known[key])), run)
-                self.watcher.advance(self._done[key][0])
         # By key: an example that stands in the data twice is run once.
-        missing = {key: examples[i] for i, key in enumerate(keys) if key not in self._done}
-        if missing:
-            self._run_missing(candidate, missing, split)
+        unsettled = {key: example for key, example in zip(keys, examples, strict=True) if key not in self._done}
+        if not unsettled:
+            return [self._done[key] for key in keys]
+        known = self.ledger.lookup(unsettled)
+        variant = candidate.apply(self.program)
+        # Without a budget one batch: the engine is then never left with less than it could do.
+        size = BATCH if self.spending.limited else max(1, len(unsettled))
+        rows = list(unsettled.items())
+        for begin in range(0, len(rows), size):
+            self.spending.check()
+            batch = rows[begin : begin + size]
+            for key, example in batch:
+                if key in known and (run := self._restore(known[key])) is not None:
+                    self._settle(key, self._score(example, run, _costs(known[key])), run)
+            self._run_missing(candidate, variant, {k: e for k, e in batch if k not in self._done}, split)
         return [self._done[key] for key in keys]
 
-    def _run_missing(self, candidate: Candidate, missing: Mapping[str, Example], split: str) -> None:
-        variant = candidate.apply(self.program)
+    def _settle(self, key: str, outcome: Outcome, run: Run) -> None:
+        self._done[key] = outcome, run
+        self.spending.add(outcome)
+        self.watcher.advance(outcome)
+
+    def _run_missing(self, candidate: Candidate, variant: Module, missing: Mapping[str, Example], split: str) -> None:
+        if not missing:
+            return
         executor = ThreadPoolExecutor(WORKERS, thread_name_prefix="still-example")
         try:
             pending: dict[Future[tuple[Outcome, Run]], str] = {
@@ -103,9 +120,9 @@ class Evaluator:
                 done, _ = wait(pending, timeout=1.0, return_when=FIRST_COMPLETED)
                 for future in done:
                     key = pending.pop(future)
-                    outcome, run = self._done[key] = future.result()
+                    outcome, run = future.result()
                     self.ledger.record(self._row(key, candidate, missing[key], split, outcome, run))
-                    self.watcher.advance(outcome)
+                    self._settle(key, outcome, run)
         finally:
             executor.shutdown(wait=False, cancel_futures=True)
 

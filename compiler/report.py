@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..optimizers.context import CalibrationFit, Outcome, Standing
+from ..optimizers.selection import Selection
 
 RESAMPLES = 2000
 COLUMNS = ("candidate", "score", "95 % interval", "examples", "calls", "tokens", "cached", "seconds", "verdict")
@@ -62,6 +63,8 @@ class Report:
     notes: tuple[str, ...] = ()
     calibrations: tuple[CalibrationFit, ...] = ()
     """Of the winner's scored fields."""
+    selection: Selection | None = None
+    """What to expect of the winner, having been picked from many."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -72,7 +75,9 @@ class Report:
         """Inverse of `to_json`."""
         rows = tuple(Row(**row) for row in data["rows"])
         fits = tuple(CalibrationFit(**fit) for fit in data.get("calibrations", ()))
-        return cls(**{**data, "rows": rows, "notes": tuple(data["notes"]), "calibrations": fits})
+        selection = Selection(**data["selection"]) if data.get("selection") else None
+        read = {"rows": rows, "notes": tuple(data["notes"]), "calibrations": fits, "selection": selection}
+        return cls(**{**data, **read})
 
     def __str__(self) -> str:
         console = Console(file=io.StringIO(), width=132, force_terminal=False)
@@ -106,6 +111,11 @@ class Report:
 
     def _footer(self) -> list[str]:
         lines = [f"winner: {self.winner}, {self.seconds:.1f} s, racing saved {self.saved} example runs"]
+        if (found := self.selection) is not None and found.candidates > 1:
+            lines.append(
+                f"to be expected on new examples: {found.score:.3f} ({found.low:.3f}-{found.high:.3f}), corrected for "
+                f"having picked the best of {found.candidates}; ahead of the baseline in {found.confidence:.0%} of resamples"
+            )
         if self.resumed:
             lines.append(f"{self.resumed} example runs were taken from the ledger")
         lines += [

@@ -76,10 +76,15 @@ class EvaluationContext(Protocol):
         """Announce how many example runs the pass will ask for at most, for the progress bar."""
 
     def evaluate(self, program: Module, candidate: Candidate, indices: Sequence[int]) -> list[Outcome]:
-        """Run `candidate.apply(program)` on these dev examples, in order; rows known to the ledger are not run again."""
+        """Run `candidate.apply(program)` on these dev examples, in order; rows known to the ledger are not run again.
+
+        Raises `OutOfBudget` where a batch would begin beyond the budget. A pass need not catch it: what was the best
+        before it is kept then.
+        """
 
     def rollouts(self, program: Module, candidate: Candidate, indices: Sequence[int]) -> list[Rollout]:
-        """Run the candidate on these train examples with the teacher, if there is one, and return the traces."""
+        """Run the candidate on these train examples with the teacher, if there is one, and return the traces. None come
+        back where the budget is spent."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import pairwise
 
 import numpy as np
 
 from ..signatures.bridge import Module
+from .budget import OutOfBudget
 from .candidate import Candidate
 from .context import EvaluationContext, Outcome, Standing
 
@@ -28,7 +30,7 @@ def race(program: Module, candidates: Sequence[Candidate], context: EvaluationCo
 
     The first candidate is what the others are compared with in the report: it is never dropped. Survivors have seen every
     dev example; a dropped one has seen some whole blocks. Ties go to the candidate with fewer
-    demonstrations, then to the one named first.
+    demonstrations, then to the one named first. Where the budget runs out, the candidates that have seen most are compared.
     """
     order = list(range(len(context.dev)))
     random.Random(context.seed).shuffle(order)
@@ -36,19 +38,29 @@ def race(program: Module, candidates: Sequence[Candidate], context: EvaluationCo
     outcomes: dict[int, list[Outcome]] = {i: [] for i in range(len(candidates))}
     dropped: dict[int, str] = {}
     threshold = ERROR_RATE / max(1, (len(candidates) - 1) * (len(blocks) - 1))
-    for number, block in enumerate(blocks):
-        for i, candidate in enumerate(candidates):
-            # Candidate by candidate: all examples of one share its demonstrations, which are then computed once.
-            if i not in dropped:
-                outcomes[i].extend(context.evaluate(program, candidate, block))
-        if number < len(blocks) - 1:
-            _drop_beaten(candidates, outcomes, dropped, threshold, context.seed)
+    with suppress(OutOfBudget):
+        for number, block in enumerate(blocks):
+            for i, candidate in enumerate(candidates):
+                # Candidate by candidate: all examples of one share its demonstrations, which are then computed once.
+                if i not in dropped:
+                    outcomes[i].extend(context.evaluate(program, candidate, block))
+            if number < len(blocks) - 1:
+                _drop_beaten(candidates, outcomes, dropped, threshold, context.seed)
+    _drop_unfinished(outcomes, dropped)
     standings = [Standing(c, tuple(outcomes[i]), dropped.get(i)) for i, c in enumerate(candidates)]
     ranks = {id(s): i for i, s in enumerate(standings)}
     return sorted(
         standings,
         key=lambda s: (s.dropped is not None, -s.mean, s.candidate.demonstration_count, ranks[id(s)]),
     )
+
+
+def _drop_unfinished(outcomes: dict[int, list[Outcome]], dropped: dict[int, str]) -> None:
+    """Leave out who has seen less than others when the budget ran out: their means are not of the same examples."""
+    most = max(len(seen) for i, seen in outcomes.items() if i not in dropped)
+    for i, seen in outcomes.items():
+        if i not in dropped and len(seen) < most:
+            dropped[i] = f"the budget ran out after {len(seen)} examples"
 
 
 def paired_p_value(better: Sequence[float], worse: Sequence[float], seed: int) -> float:

@@ -1,0 +1,75 @@
+"""What the best of many can be expected to do on new examples."""
+
+import numpy as np
+import pytest
+from still.optimizers.candidate import Candidate
+from still.optimizers.context import Outcome, Standing
+from still.optimizers.selection import CONFIDENCE, select
+
+
+def standing(name, scores):
+    return Standing(Candidate(name, "test"), tuple(Outcome(float(score)) for score in scores))
+
+
+def coins(count, examples, chance, rng):
+    return [standing(f"c{i}", rng.random(examples) < chance) for i in range(count)]
+
+
+def test_the_best_of_equals_is_corrected_to_what_it_is():
+    """Forty candidates that are all right half of the time: the best looks far better, the correction knows."""
+    rng = np.random.default_rng(0)
+    best, corrected = [], []
+    for trial in range(20):
+        baseline, *others = coins(40, 50, 0.5, rng)
+        best.append(max(s.mean for s in (baseline, *others)))
+        corrected.append(select(baseline, others, trial).score)
+    assert np.mean(best) > 0.62
+    assert np.mean(corrected) == pytest.approx(0.5, abs=0.04)
+
+
+def test_chance_seldom_replaces_the_baseline():
+    rng = np.random.default_rng(1)
+    replaced = 0
+    for trial in range(40):
+        baseline, *others = coins(10, 30, 0.5, rng)
+        replaced += select(baseline, others, trial).confidence >= CONFIDENCE
+    assert replaced <= 8
+
+
+def test_a_clear_gain_is_told_apart():
+    rng = np.random.default_rng(2)
+    baseline = standing("baseline", rng.random(60) < 0.3)
+    better = standing("better", rng.random(60) < 0.75)
+    found = select(baseline, [*coins(5, 60, 0.3, rng), better], 0)
+    assert found.confidence > 0.99
+    assert found.low < 0.75 < found.high
+    assert found.score == pytest.approx(better.mean, abs=0.05)
+
+
+def test_candidates_that_were_dropped_early_cannot_be_picked():
+    baseline = standing("baseline", [0, 1] * 20)
+    lucky, other = standing("lucky", [1] * 10), standing("other", [0] * 40)
+    found = select(baseline, [lucky, other], 0)
+    assert found.candidates == 2
+    assert found.score == pytest.approx(0.5, abs=0.02)
+
+
+def test_when_the_budget_ran_out_what_all_have_seen_is_compared():
+    baseline, better = standing("baseline", [0, 1] * 20), standing("better", [1] * 24)
+    found = select(baseline, [better, standing("short", [1] * 12)], 0)
+    assert found.candidates == 2
+    assert found.score == 1.0
+    assert found.confidence > 0.99
+
+
+@pytest.mark.parametrize("scores", [[1.0], [0.0], [0.5, 0.5]])
+def test_one_or_two_examples_tell_nothing(scores):
+    found = select(standing("baseline", scores), [standing("other", [1.0] * len(scores))], 0)
+    assert 0.0 <= found.low <= found.score <= found.high <= 1.0
+    assert found.confidence <= 1.0
+
+
+def test_the_same_seed_gives_the_same_selection():
+    rng = np.random.default_rng(3)
+    baseline, *others = coins(6, 40, 0.5, rng)
+    assert select(baseline, others, 7) == select(baseline, others, 7)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .compiler.metrics import Score, exact, f1, normalized
     from .optimizers.budget import Budget
     from .signatures.bridge import Example, Prediction, configure, context
+    from .signatures.knob import Knob
     from .signatures.module import Module
     from .signatures.predict import ChainOfThought, Predict
     from .signatures.signature import Input, Output, Signature
@@ -42,6 +43,7 @@ _LAZY = {
     "ChainOfThought": "signatures.predict",
     "Example": "signatures.bridge",
     "Input": "signatures.signature",
+    "Knob": "signatures.knob",
     "Module": "signatures.module",
     "Output": "signatures.signature",
     "Predict": "signatures.predict",
@@ -69,6 +71,7 @@ __all__ = [
     "Dataset",
     "Example",
     "Input",
+    "Knob",
     "Ledger",
     "Module",
     "Output",

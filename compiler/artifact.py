@@ -24,6 +24,7 @@ from typing import Any
 from ..errors import ArtifactError
 from ..optimizers.candidate import Candidate, PredictorState, current_state
 from ..signatures.bridge import Module
+from ..signatures.knob import knob_values
 from ..signatures.layout import lower
 from .program_schema import check_same, describe, import_program, rebuild
 from .report import Report
@@ -55,7 +56,7 @@ class Artifact:
             program = rebuild(description)
         else:
             check_same(description, program)
-        return Candidate("artifact", "artifact", self.states).apply(program)
+        return Candidate("artifact", "artifact", self.states, self.manifest.get("knobs", {})).apply(program)
 
 
 def save_artifact(path: str | Path, program: Module, report: Report, model: dict[str, Any], data: dict[str, str]) -> Path:
@@ -74,13 +75,15 @@ def save_artifact(path: str | Path, program: Module, report: Report, model: dict
         "program": describe(program),
         "model": model,
         "data": data,
+        "knobs": knob_values(program),
         "report": report.to_json(),
     }
     files = {"manifest.json": _json(manifest)}
     files["states.json"] = _json({name: current_state(predictor).to_json() for name, predictor in predictors.items()})
     for name, predictor in predictors.items():
         demos = predictor.demos
-        files[f"plans/{_safe(name)}.txt"] = str(lower(predictor.signature, _shown(demos))) + "\n"
+        signature = getattr(predictor, "effective_signature", predictor.signature)
+        files[f"plans/{_safe(name)}.txt"] = str(lower(signature, _shown(demos))) + "\n"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _write(target, files)

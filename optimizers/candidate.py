@@ -13,6 +13,7 @@ from pydantic_core import to_jsonable_python
 
 from ..errors import SignatureError
 from ..signatures.bridge import Module
+from ..signatures.knob import set_knobs
 from ..signatures.predict import plan_predictors
 from .nearest import NearestDemonstrations
 
@@ -57,10 +58,14 @@ class Candidate:
     origin: str
     """The pass that proposed it."""
     states: Mapping[str, PredictorState] = field(default_factory=dict)
+    knobs: Mapping[str, Any] = field(default_factory=dict)
+    """Values by path, see `signatures/knob.py`; knobs that are not named stay as they are."""
 
     def to_json(self) -> dict[str, Any]:
         """The states as plain data; the name is not part of it, so equal candidates are equal whatever they are called."""
-        return {name: state.to_json() for name, state in sorted(self.states.items())}
+        states: dict[str, Any] = {name: state.to_json() for name, state in sorted(self.states.items())}
+        # A predictor's name has no space.
+        return {**states, "the knobs": dict(sorted(self.knobs.items()))} if self.knobs else states
 
     @property
     def digest(self) -> str:
@@ -91,6 +96,7 @@ class Candidate:
                 predictor.signature = predictor.signature.with_instructions(state.instructions)
             for output, given in state.fields.items():
                 predictor.signature = predictor.signature.with_updated_fields(output, **given)
+        set_knobs(variant, dict(self.knobs))
         return variant
 
 

@@ -9,13 +9,19 @@ from typing import Any, Generic, Never, TypeVar, cast, overload
 from pydantic.fields import FieldInfo
 
 from .adapter import PlanAdapter, prepare_stream
-from .bridge import DspyChainOfThought, DspyPredict, context, set_attribute_by_name, settings
+from .bridge import DspyChainOfThought, DspyPredict, OutputField, context, set_attribute_by_name, settings
+from .knob import Knob
 from .page import Page
 from .prediction import prediction
 from .signature import Signature
 from .stream import AsyncPieceStream, PieceStream
+from .vote import majority
 
 S = TypeVar("S")
+
+VOTING_TEMPERATURE = 0.7
+REASONING_LIMIT = 300
+"""Characters. A small model that reasons on repeats itself."""
 
 _ADAPTER = PlanAdapter()
 
@@ -30,12 +36,25 @@ def _still_adapter() -> Iterator[None]:
         yield
 
 
+def with_reasoning(signature: Any) -> Any:
+    """The signature with a `reasoning` output before the others, unless it has one."""
+    if "reasoning" in signature.output_fields:
+        return signature
+    return signature.prepend("reasoning", OutputField(max_length=REASONING_LIMIT), type_=str)
+
+
 class Predict(Page, DspyPredict, Generic[S]):  # type: ignore[misc]  # dspy ships no types
     """Maps inputs to outputs with one call of the language model.
 
     Type checkers see a call return the signature, whose fields have their declared types; at run time it is a
     `dspy.Prediction` with the same attributes. config: sampling defaults (temperature, top_p, n, max_tokens, seed).
+
+    Two knobs for the compiler (or you): `reasoning` has the model write a few words before the outputs; `samples` draws as
+    many answers (at temperature 0.7 unless it is set) and returns the one that most agree on.
     """
+
+    reasoning = Knob(choices=(False, True))
+    samples = Knob(choices=(1, 3, 5))
 
     @overload
     def __init__(self: Predict[S], signature: type[S], callbacks: list[Any] | None = None, **config: Any) -> None: ...
@@ -70,12 +89,14 @@ class Predict(Page, DspyPredict, Generic[S]):  # type: ignore[misc]  # dspy ship
         return AsyncPieceStream(lm.astream_plan(*arguments), signature)
 
     def _prepare_stream(self, inputs: dict[str, Any]) -> Any:
-        lm, config, signature, demos, values = self._forward_preprocess(**inputs)
+        lm, config, signature, demos, values = self._forward_preprocess(**self._with_knobs(inputs))
         return prepare_stream(lm, config, signature, demos, values), signature
 
     def _forward_postprocess(self, completions: Any, signature: Any, **inputs: Any) -> Any:
         # dspy's own, with a `Prediction` that knows probabilities.
         traced, trace = inputs.pop("_trace", True), settings.trace
+        if self.samples > 1 and len(completions) > 1:
+            completions = [completions[majority(completions, list(self.signature.output_fields))]]
         made = prediction(completions, signature)
         if traced and trace is not None and settings.max_trace_size > 0:
             if len(trace) >= settings.max_trace_size:
@@ -86,12 +107,25 @@ class Predict(Page, DspyPredict, Generic[S]):  # type: ignore[misc]  # dspy ship
     def forward(self, **inputs: Any) -> Any:
         """Implementation of a call; call the object instead."""
         with _still_adapter():
-            return super().forward(**inputs)
+            return super().forward(**self._with_knobs(inputs))
 
     async def aforward(self, **inputs: Any) -> Any:
         """Implementation of `acall`."""
         with _still_adapter():
-            return await super().aforward(**inputs)
+            return await super().aforward(**self._with_knobs(inputs))
+
+    @property
+    def effective_signature(self) -> Any:
+        """The signature that a call runs: with the reasoning before the outputs where that knob is on."""
+        return with_reasoning(self.signature) if self.reasoning else self.signature
+
+    def _with_knobs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        if self.reasoning:
+            inputs = {**inputs, "signature": with_reasoning(inputs.get("signature", self.signature))}
+        if self.samples > 1:
+            config = {"temperature": VOTING_TEMPERATURE, **self.config, **inputs.get("config", {}), "n": self.samples}
+            inputs = {**inputs, "config": config}
+        return inputs
 
 
 class ChainOfThought(Page, DspyChainOfThought, Generic[S]):  # type: ignore[misc]  # dspy ships no types

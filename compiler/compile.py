@@ -15,9 +15,11 @@ from ..optimizers.candidate import Candidate
 from ..optimizers.context import Outcome, Pass, PassResult, Standing
 from ..optimizers.decisions import Decisions
 from ..optimizers.demonstrations import Demonstrations
+from ..optimizers.instructions import Instructions
 from ..optimizers.racing import race
+from ..optimizers.search import Search
 from ..optimizers.selection import CONFIDENCE, Selection, select
-from ..signatures.bridge import BaseLM, Module, settings
+from ..signatures.bridge import BaseLM, DspyChainOfThought, DspyPredict, Module, settings
 from .canonical import digest
 from .context import CompileContext
 from .dataset import Dataset
@@ -30,11 +32,13 @@ from .progress import ProgressBar
 from .report import Report, Row, make_row
 from .result import Result
 
-Level = Literal["O0", "O1"]
+Level = Literal["O0", "O1", "O2"]
 
 PASSES: dict[str, tuple[Pass, ...]] = {
     "O0": (),
     "O1": (Demonstrations(), Decisions()),
+    # Decisions again at the end: a calibration is one for a certain prompt.
+    "O2": (Demonstrations(), Decisions(), Instructions(), Search(), Decisions()),
 }
 """What each level runs, in order."""
 
@@ -60,9 +64,10 @@ def compile(
 
     program: a Still or DSPy module. train: examples to learn from; dev: examples to choose by (default: 40 % of train).
     metric: "exact" (mean over the labelled fields) or a callable (example, prediction, trace) giving 0 to 1.
-    level: "O0" measures, "O1" chooses demonstrations and how labels are decided. passes: run these instead of the level's.
+    level: "O0" measures; "O1" chooses demonstrations and how labels are decided; "O2" also instructions and knobs, and
+    combines them all. passes: run these instead of the level's.
     lm: a `still.LM`, any dspy.LM, or the name of a local model (default: the configured LM, else the default model).
-    teacher: LM that runs the program for bootstrapping (default: `lm`).
+    teacher: LM that runs the program for bootstrapping (default: `lm`) and proposes instructions (default: nobody does).
     budget: `still.Budget(seconds=..., calls=..., tokens=...)`; when it is spent, the best so far is the result.
 
     Every (candidate, example) result goes to the ledger as it is computed: after Ctrl-C or a kill, the same call goes on
@@ -71,7 +76,8 @@ def compile(
     """
     if level not in get_args(Level):
         raise StillError(f"level={level!r}: use one of {', '.join(get_args(Level))}")
-    lm, teacher = _lm(lm), _lm(teacher or lm)
+    lm, proposer = _lm(lm), _lm(teacher) if teacher is not None else None
+    teacher = proposer or lm
     if dev is None:
         split = train.split(train=0.6, dev=0.4, test=0, seed=seed)
         train, dev = split.train, split.dev
@@ -82,7 +88,8 @@ def compile(
     try:
         with ProgressBar(progress) as bar:
             steps = PASSES[level] if passes is None else tuple(passes)
-            job = _Job(program, train, dev, scorer, level, steps, lm, teacher, Spending(budget or Budget()), book, seed, bar)
+            spending = Spending(budget or Budget())
+            job = _Job(program, train, dev, scorer, level, steps, lm, teacher, proposer, spending, book, seed, bar)
             return job.run()
     finally:
         # Also on Ctrl-C: what was computed is on disk before the exception goes on.
@@ -136,6 +143,7 @@ class _Job:
     passes: tuple[Pass, ...]
     lm: Any
     teacher: Any
+    proposer: Any
     spending: Spending
     ledger: Ledger
     seed: int
@@ -150,7 +158,7 @@ class _Job:
         shared = (self.ledger, run_id, self.bar, self.spending)
         evaluator = Evaluator(self.program, program_id, self.metric, self.lm, *shared)
         teacher = Evaluator(self.program, program_id, self.metric, self.teacher, *shared)
-        context = CompileContext(self.train, self.dev, self.seed, evaluator, teacher, self.bar)
+        context = CompileContext(self.train, self.dev, self.seed, evaluator, teacher, self.bar, self.proposer)
         self.bar.describe("baseline")
         self.bar.expect(len(self.dev))
         try:
@@ -178,6 +186,7 @@ class _Job:
             except OutOfBudget:
                 result = PassResult(current, (), (f"{step.name}: broken off",))
             results.append(result)
+            context.history.extend(result.standings)
             current = result.winner
         if not results:
             standings = race(self.program, [BASELINE], context)
@@ -185,12 +194,15 @@ class _Job:
         return results
 
     def _conclude(self, context: CompileContext, results: Sequence[PassResult], seconds: float) -> Result:
+        calibrations = next((result.calibrations for result in reversed(results) if result.calibrations), ())
         # A pass starts from the winner of the one before and measures it again.
         found = {s.candidate.digest: s for result in results for s in result.standings}
         baseline = Standing(BASELINE, tuple(race(self.program, [BASELINE], context)[0].outcomes))
         standings = [baseline, *(s for key, s in found.items() if key != BASELINE.digest)]
         selection = select(baseline, standings, self.seed)
         winner, notes = self._settle(results[-1].winner, selection)
+        # Passes may have come to the same candidate by other names: it goes by that of its row.
+        winner = found[winner.digest].candidate if winner.digest in found else winner
         report = Report(
             level=self.level,
             metric=self.metric.name,
@@ -204,7 +216,7 @@ class _Job:
             winner=winner.name,
             rows=tuple(make_row(s, _verdict(s, winner), self.seed) for s in standings),
             notes=tuple(note for result in results for note in result.notes) + notes + self._leakage(),
-            calibrations=results[-1].calibrations if winner is results[-1].winner else (),
+            calibrations=calibrations if _is_calibrated(winner) else (),
             selection=selection,
         )
         compiled = winner.apply(self.program)
@@ -254,6 +266,11 @@ class _Job:
         )
 
 
+def _is_calibrated(candidate: Candidate) -> bool:
+    settings = (given for state in candidate.states.values() for given in state.fields.values())
+    return any("calibration" in given for given in settings)
+
+
 def _lm(lm: Any) -> Any:
     if lm is None:
         return settings.lm or LM()
@@ -280,7 +297,7 @@ def _typed(program: Module, dataset: Dataset, role: str) -> Dataset:
         for name, info in predictor.signature.fields.items()
         if name in columns
     }
-    if len(predictors) == 1:
+    if isinstance(program, DspyPredict | DspyChainOfThought):  # what a module's predictor is given, the module may make
         for name, info in predictors[0][1].signature.input_fields.items():
             fields.setdefault(name, info.rebuild_annotation())  # check() then says that the column is missing
     return dataset.check(fields)

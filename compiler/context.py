@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from ..optimizers.budget import OutOfBudget
 from ..optimizers.candidate import Candidate
-from ..optimizers.context import Outcome, Rollout
+from ..optimizers.context import Outcome, Rollout, Standing
 from ..signatures.bridge import Example, Module
 from .dataset import Dataset
 from .evaluation import Evaluator
@@ -25,6 +26,8 @@ class CompileContext:
     evaluator: Evaluator
     teacher: Evaluator
     progress: ProgressBar
+    proposer: Any = None
+    history: list[Standing] = field(default_factory=list)
 
     @property
     def input_fields(self) -> frozenset[str]:

@@ -146,9 +146,10 @@ class Evaluator:
         if run.error is not None:
             return Outcome(0.0, error=run.error, **spent)
         try:
-            score = self.metric(example, run.prediction)
+            score = self.metric.score(example, run.prediction)
             scores = {step.predictor: step.scores for step in run.trace if step.scores}
-            return Outcome(score, self.metric.fields(example, run.prediction), None, **spent, option_scores=scores)
+            fields = self.metric.fields(example, run.prediction)
+            return Outcome(score.value, fields, feedback=score.feedback, option_scores=scores, **spent)
         except MetricError as error:
             return Outcome(0.0, error=f"MetricError: {error}", **spent)
 

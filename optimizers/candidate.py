@@ -17,7 +17,7 @@ from ..signatures.knob import set_knobs
 from ..signatures.predict import plan_predictors
 from .nearest import NearestDemonstrations
 
-SET = ("decide", "abstain_below", "calibration")
+SET = ("decide", "abstain_below", "calibration", "describe")
 """What passes set of an output field, in its `json_schema_extra`."""
 
 Demonstration = dict[str, Any]

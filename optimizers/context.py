@@ -22,6 +22,8 @@ class Outcome:
     fields: dict[str, float] = field(default_factory=dict)
     """The metric per field, where the metric knows fields."""
     error: str | None = None
+    feedback: str = ""
+    """What the metric says was wrong, in words."""
     calls: int = 0
     prompt_tokens: int = 0
     cached_tokens: int = 0
@@ -67,6 +69,14 @@ class EvaluationContext(Protocol):
     @property
     def seed(self) -> int:
         """Seed of every random choice a pass makes."""
+
+    @property
+    def proposer(self) -> Any:
+        """The LM to ask for instructions: the teacher, if the user gave one; else None."""
+
+    @property
+    def history(self) -> Sequence[Standing]:
+        """What the passes before this one have measured."""
 
     @property
     def input_fields(self) -> frozenset[str]:

@@ -66,11 +66,15 @@ def _with_fields(program: Module, baseline: Candidate, name: str, given: Mapping
     """`baseline` with these settings of output fields."""
     states: dict[str, PredictorState] = {}
     for predictor_name, predictor in baseline.apply(program).named_predictors():
-        fields = {output: settings for (owner, output), settings in given.items() if owner == predictor_name}
         state = baseline.states.get(predictor_name, current_state(predictor))
-        states[predictor_name] = replace(state, fields={**state.fields, **fields})
+        fields = dict(state.fields)
+        for (owner, output), settings in given.items():
+            if owner == predictor_name:
+                kept = {key: value for key, value in fields.get(output, {}).items() if key != "calibration"}
+                fields[output] = {**kept, **settings}
+        states[predictor_name] = replace(state, fields=fields)
     prefix = "" if baseline.name == "baseline" else f"{baseline.name}, "
-    return Candidate(f"{prefix}{name}", "decisions", states)
+    return Candidate(f"{prefix}{name}", "decisions", states, baseline.knobs)
 
 
 def _fit(

@@ -63,6 +63,12 @@ def description(name: str, field: FieldInfo) -> str:
     return "" if text == f"${{{name}}}" else " ".join(text.split())
 
 
+def is_described(field: FieldInfo) -> bool:
+    """Whether the prompt says what an output is; the grammar holds either way."""
+    extra = field.json_schema_extra
+    return not isinstance(extra, dict) or extra.get("describe", True) is not False
+
+
 def allows_none(field: FieldInfo) -> bool:
     """Whether None is a value of the field."""
     kind = field.annotation

@@ -11,7 +11,7 @@ from pydantic_core import to_jsonable_python
 
 from ..errors import ConstraintError, SignatureError
 from .constraint import Constraint
-from .fieldset import allows_none, constraints, description, scorings
+from .fieldset import allows_none, constraints, description, is_described, scorings
 from .plan import Decode, Part, Plan, Slot, Text, Turn, marker_pattern
 from .scoring import Scoring
 from .values import guard, value_text
@@ -71,6 +71,8 @@ def _system(signature: Any, steps: Mapping[str, Constraint], instructions: str) 
         if about := description(name, field):
             lines.append(f"{name}: {about}")
     for name, field in signature.output_fields.items():
+        if not is_described(field):
+            continue
         about = description(name, field)
         lines.append(f"{name}: {about}; {steps[name].describe()}" if about else f"{name}: {steps[name].describe()}")
     return f"{instructions.strip()}\n\n{chr(10).join(lines)}".strip()

@@ -1,0 +1,85 @@
+"""Instructions proposed by a teacher, from the program, the data, and what went wrong."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from pydantic_core import to_json
+
+from ..errors import StillError
+from ..signatures.bridge import Example, context
+from ..signatures.fields import Input, Output
+from ..signatures.predict import Predict
+from ..signatures.signature import Signature
+from .context import Outcome
+
+SHOWN = 5
+"""Examples, and failures, that a teacher is shown."""
+
+
+class Propose(Signature):
+    """You write instructions for a small language model. Given a task as it is set now, some examples and some of the
+    model's mistakes, write better instructions: say what to do, what tells similar cases apart, and what to watch out for.
+    Write the instructions only, in at most 120 words, and do not repeat the examples."""
+
+    task: str = Input(desc="inputs and outputs, with their types")
+    current_instructions: str = Input()
+    examples: str = Input()
+    mistakes: str = Input(desc="what the model answered, and what was wrong with it")
+    tip: str = Input()
+    better_instructions: str = Output(max_length=1200)
+
+
+TIPS = (
+    "Be short and precise.",
+    "Explain how to tell the outputs apart.",
+    "Name the mistake to avoid.",
+    "Describe what a good answer looks like.",
+)
+
+
+def proposals(
+    signature: Any,
+    train: Sequence[Example],
+    failures: Sequence[tuple[Example, Outcome]],
+    teacher: Any,
+    count: int,
+    seed: int,
+) -> Iterator[str]:
+    """Ask the teacher `count` times, with other examples and another tip each time. A call that fails is skipped."""
+    rng = random.Random(f"{seed}/proposals")
+    propose = Predict(Propose, temperature=0.7)
+    for i in range(count):
+        shown = rng.sample(list(train), min(SHOWN, len(train)))
+        wrong = rng.sample(list(failures), min(SHOWN, len(failures)))
+        try:
+            with context(lm=teacher):
+                answer = propose(
+                    task=_task(signature),
+                    current_instructions=signature.instructions,
+                    examples="\n".join(_example(example) for example in shown),
+                    mistakes="\n".join(_mistake(example, outcome) for example, outcome in wrong) or "none yet",
+                    tip=TIPS[i % len(TIPS)],
+                    config={"rollout_id": f"{seed}/{i}"},
+                )
+        except StillError:
+            continue
+        if text := str(answer.better_instructions).strip():
+            yield text
+
+
+def _task(signature: Any) -> str:
+    from ..signatures.fieldset import constraints
+
+    outputs = "; ".join(f"{name}: {constraint.describe()}" for name, constraint in constraints(signature).items())
+    return f"inputs: {', '.join(signature.input_fields)}. outputs: {outputs}"
+
+
+def _mistake(example: Example, outcome: Outcome) -> str:
+    return f"{_example(example)} -> {outcome.feedback or outcome.error or 'wrong'}"
+
+
+def _example(example: Example) -> str:
+    return to_json(dict(example.items()), fallback=str).decode()[:600]

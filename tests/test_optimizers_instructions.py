@@ -1,0 +1,177 @@
+"""Instructions: rewrites, ablations, a teacher's proposals, reflection on the Pareto front."""
+
+from typing import Literal
+
+import pytest
+import still
+from scripted import ScriptedLM, demonstrations
+from still.optimizers.candidate import Candidate
+from still.optimizers.context import Outcome, Standing
+from still.optimizers.instructions import Instructions
+from still.optimizers.pareto import pick_parent
+from still.optimizers.rewrites import rewrites
+from still.signatures.layout import lower
+
+
+class Sort(still.Signature):
+    """Sort the item into its bin."""
+
+    item: str = still.Input(desc="what was thrown away")
+    bin: Literal["glass", "paper", "metal"] = still.Output()
+
+
+BINS = ("glass", "paper", "metal")
+THINGS = {"glass": "a jar of jam", "paper": "a letter of love", "metal": "a can of soup"}
+
+
+def data(count, start=0):
+    rows = [{"item": f"{THINGS[BINS[i % 3]]} {i}", "bin": BINS[i % 3]} for i in range(start, start + count)]
+    return still.Dataset(rows, inputs=["item"])
+
+
+def truth(inputs):
+    return next(b for b, thing in THINGS.items() if inputs["item"].startswith(thing))
+
+
+def system(plan):
+    return plan.turns[0].text
+
+
+def compiled(tmp_path, answer, **options):
+    return still.compile(
+        still.Predict(Sort), data(30), data(36, 100), lm=ScriptedLM(answer), passes=[Instructions()], progress=False,
+        ledger=tmp_path / "l.duckdb", **options,
+    )  # fmt: skip
+
+
+def variants():
+    return dict(rewrites(Sort, list(data(30))))
+
+
+def test_rewrites_by_hand():
+    found = variants()
+    assert found["plain"] == {"instructions": "Read the item and give the bin."}
+    assert found["short"] == {"fields": {"bin": {"describe": False}}}
+    hint = found["words for bin"]["instructions"]
+    assert hint.startswith("Sort the item into its bin.\n\nWords that speak for a bin:\n")
+    assert "glass: jam, jar" in hint
+    assert "metal: can, soup" in hint
+
+
+def test_words_come_from_the_training_data_only():
+    assert "words for bin" not in dict(rewrites(Sort, []))
+
+
+@pytest.mark.parametrize(
+    ("what", "gone", "there"),
+    [
+        ("plain", "Sort the item", "Read the item"),
+        ("bare", "Sort the item", "bin: one of"),
+        ("short", "one of: glass", "Sort the item"),
+        ("words for bin", "nothing like this", "glass: jam, jar"),
+    ],
+)
+def test_each_rewrite_changes_the_prompt_as_it_says(what, gone, there):
+    from still.optimizers.instructions import changed
+
+    program = still.Predict(Sort)
+    variant = changed(Candidate("baseline", "baseline"), "self", program, what, variants()[what]).apply(program)
+    text = system(lower(variant.signature))
+    assert gone not in text
+    assert there in text
+    assert lower(program.signature).digest != lower(variant.signature).digest
+
+
+def test_the_rewrite_that_helps_wins(tmp_path):
+    result = compiled(tmp_path, lambda plan, inputs: {"bin": truth(inputs) if "jam" in system(plan) else "glass"})
+    assert result.winner.name == "words for bin"
+    assert "jam, jar" in result.program.signature.instructions
+
+
+def test_what_helps_nobody_changes_nothing(tmp_path):
+    result = compiled(tmp_path, lambda plan, inputs: {"bin": "glass"})
+    assert result.winner.name == "baseline"
+
+
+def test_a_kept_layout_comes_back_from_the_artifact(tmp_path):
+    result = compiled(tmp_path, lambda plan, inputs: {"bin": "glass" if "one of" in system(plan) else truth(inputs)})
+    assert result.winner.name == "short"
+    result.save(tmp_path / "a")
+    assert "one of: glass, paper, metal" not in (tmp_path / "a" / "plans" / "self.txt").read_text().split("user\n")[0]
+
+
+class Teacher(ScriptedLM):
+    """Proposes what the test says; remembers what it was shown."""
+
+    def __init__(self, texts):
+        super().__init__(self.propose, "teacher")
+        self.texts, self.shown = list(texts), []
+
+    def propose(self, plan, inputs):
+        if "better_instructions" not in {step.field for step in plan.decodes}:
+            return {"bin": "glass"}  # it also runs the program, for demonstrations
+        self.shown.append(inputs)
+        return {"better_instructions": self.texts[min(len(self.shown), len(self.texts)) - 1]}
+
+
+def test_a_teacher_is_shown_task_examples_and_mistakes(tmp_path):
+    teacher = Teacher(["Look at the material."])
+    result = compiled(
+        tmp_path, lambda plan, inputs: {"bin": truth(inputs) if "material" in system(plan) else "glass"}, teacher=teacher
+    )
+    assert result.winner.name.startswith("proposal")
+    shown = teacher.shown[0]
+    assert shown["task"] == "inputs: item. outputs: bin: one of: glass, paper, metal"
+    assert shown["current_instructions"] == "Sort the item into its bin."
+    assert shown["mistakes"].count("expected") == 5
+    assert "got 'glass'" in shown["mistakes"]
+
+
+def test_reflection_improves_step_by_step(tmp_path):
+    """Each text of the teacher is right on one bin more; only reflections see the later ones."""
+    teacher = Teacher(["one", "one", "one", "one", "one two", "one two three"])
+
+    def answer(plan, inputs):
+        known = BINS[: sum(word in system(plan) for word in ("one", "two", "three"))]
+        return {"bin": truth(inputs) if truth(inputs) in known else "metal" if truth(inputs) != "metal" else "paper"}
+
+    result = compiled(tmp_path, answer, teacher=teacher)
+    assert "reflection" in result.winner.name
+    assert "one two three" in result.program.signature.instructions
+    assert next(row.score for row in result.report.rows if row.name == result.report.winner) == 1.0
+
+
+def test_a_teacher_that_fails_is_done_without(tmp_path):
+    from still.errors import ConstraintError
+
+    def broken(plan, inputs):
+        raise ConstraintError("no valid answer")
+
+    result = compiled(tmp_path, lambda plan, inputs: {"bin": "glass"}, teacher=ScriptedLM(broken, "teacher"))
+    assert result.winner.name == "baseline"
+
+
+def test_the_second_run_finds_every_row(tmp_path):
+    def answer(plan, inputs):
+        return {"bin": truth(inputs) if demonstrations(plan) or "jam" in system(plan) else "glass"}
+
+    first = compiled(tmp_path, answer)
+    second = compiled(tmp_path, answer)
+    assert second.winner.digest == first.winner.digest
+    assert second.report.resumed == sum(row.examples for row in first.report.rows)
+
+
+def standing(name, scores):
+    return Standing(Candidate(name, "test"), tuple(Outcome(score) for score in scores))
+
+
+def test_parents_come_from_the_front_in_proportion_to_what_they_are_best_at():
+    front = [standing("a", [1, 1, 1, 0]), standing("b", [0, 0, 0, 1]), standing("worse", [0, 0, 0, 0.5])]
+    picks = [pick_parent(front, seed).candidate.name for seed in range(400)]
+    assert set(picks) == {"a", "b"}
+    assert 250 < picks.count("a") < 350
+
+
+def test_candidates_that_saw_less_are_no_parents():
+    front = [standing("a", [0, 0, 1]), standing("partial", [1, 1])]
+    assert {pick_parent(front, seed).candidate.name for seed in range(20)} == {"a"}

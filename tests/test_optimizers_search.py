@@ -1,0 +1,121 @@
+"""Joint search over what passes found and over knobs."""
+
+from typing import Literal
+
+import still
+from scripted import ScriptedLM
+from still.optimizers.candidate import Candidate, PredictorState
+from still.optimizers.context import Outcome, Standing
+from still.optimizers.search import Search, make_space
+
+
+class Sort(still.Signature):
+    """Sort the item."""
+
+    item: str = still.Input()
+    depth: int = still.Input()
+    mode: str = still.Input()
+    bin: Literal["glass", "paper", "metal"] = still.Output()
+
+
+BINS = ("glass", "paper", "metal")
+
+
+class Program(still.Module):
+    depth = still.Knob(choices=(1, 2, 4, 8))
+    mode = still.Knob(choices=("a", "b", "c"))
+    weight = still.Knob(range=(0.0, 1.0), default=0.5)
+
+    def __init__(self):
+        super().__init__()
+        self.sort = still.Predict(Sort)
+
+    def forward(self, item):
+        return self.sort(item=item, depth=self.depth, mode=self.mode)
+
+
+def data(count, start=0):
+    rows = [{"item": f"thing {i} of {BINS[i % 3]}", "bin": BINS[i % 3]} for i in range(start, start + count)]
+    return still.Dataset(rows, inputs=["item"])
+
+
+def good_combination(plan, inputs):
+    """Right more often with each of two knobs; the two together are right always."""
+    right = next(b for b in BINS if inputs["item"].endswith(b))
+    number = int(inputs["item"].split()[1])
+    points = 2 * (inputs["depth"] == 4) + 2 * (inputs["mode"] == "c")
+    return {"bin": right if number % 5 <= points else BINS[(BINS.index(right) + 1) % 3]}
+
+
+def compiled(tmp_path, answer, program, seed=0, **options):
+    return still.compile(
+        program, data(12), data(40, 100), lm=ScriptedLM(answer), passes=[Search()], progress=False, seed=seed,
+        ledger=tmp_path / "l.duckdb", **options,
+    )  # fmt: skip
+
+
+def test_the_combination_of_knobs_is_found(tmp_path):
+    result = compiled(tmp_path, good_combination, Program())
+    assert result.winner.knobs["depth"] == 4
+    assert result.winner.knobs["mode"] == "c"
+    assert (result.program.depth, result.program.mode) == (4, "c")
+    assert Program().depth == 1
+
+
+def test_the_same_seed_searches_the_same(tmp_path):
+    one = compiled(tmp_path / "a", good_combination, Program(), seed=3)
+    two = compiled(tmp_path / "b", good_combination, Program(), seed=3)
+    assert [row.name for row in one.report.rows] == [row.name for row in two.report.rows]
+    assert one.winner.digest == two.winner.digest
+
+
+def test_knobs_that_change_nothing_stay_as_they_are(tmp_path):
+    result = compiled(tmp_path, lambda plan, inputs: {"bin": "glass"}, Program())
+    assert result.winner.name == "baseline"
+    assert result.program.depth == 1
+
+
+def history(*states):
+    outcome = (Outcome(1.0),)
+    return [Standing(Candidate(f"c{i}", "test", {"sort": state}), outcome) for i, state in enumerate(states)]
+
+
+def test_the_space_holds_what_was_measured_once_each():
+    shown = PredictorState(({"item": "x", "bin": "glass"},))
+    told = PredictorState(({"item": "x", "bin": "glass"},), instructions="Be quick.")
+    space = make_space(Program(), Candidate("baseline", "baseline"), history(shown, told, shown))
+    assert set(space.parts) == {"sort demonstrations", "sort instructions"}
+    assert list(space.parts["sort demonstrations"]) == ["as it was", "c0"]
+    assert list(space.parts["sort instructions"]) == ["as it was", "c1"]
+    assert set(space.knobs) == {"depth", "mode", "weight", "sort.reasoning", "sort.samples"}
+    candidate = space.candidate({**space.first, "sort instructions": "c1", "depth": 8}, "x")
+    assert candidate.states["sort"].instructions == "Be quick."
+    assert candidate.states["sort"].demonstrations == ()
+    assert candidate.knobs == {"depth": 8}
+
+
+def test_a_knob_can_be_turned_back():
+    start = Candidate("start", "test", {}, {"depth": 4})
+    space = make_space(Program(), start, [])
+    assert space.first["depth"] == 4
+    assert space.candidate({**space.first, "depth": 1}, "x").apply(Program()).depth == 1
+    assert space.candidate(space.first, "x").apply(Program()).depth == 4
+
+
+def test_reasoning_is_no_knob_of_what_reasons_already():
+    space = make_space(still.ChainOfThought("question -> answer"), Candidate("baseline", "baseline"), [])
+    assert set(space.knobs) == {"predict.samples"}
+
+
+def test_every_level_compiles(tmp_path):
+    def answer(plan, inputs):
+        right = next(b for b in BINS if inputs["item"].endswith(b))
+        return {step.field: right if step.field == "bin" else "because" for step in plan.decodes}
+
+    for level in ("O0", "O1", "O2"):
+        result = still.compile(
+            Program(), data(20), data(24, 100), lm=ScriptedLM(answer), level=level, progress=False,
+            ledger=tmp_path / "l.duckdb",
+        )  # fmt: skip
+        assert result.report.level == level
+        assert result.winner.name == "baseline", "it was perfect already"

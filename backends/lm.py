@@ -61,6 +61,7 @@ class LM(DspyLM):  # type: ignore[misc]  # dspy ships no types
 
         Raises `ConstraintError` when an answer fails validation `MAX_ATTEMPTS` times, `EngineError` when it does not fit.
         """
+        plan = self.local.prior.correct(plan)
         calls = [self._call(plan, inputs, sampling or Sampling(), sample) for sample in range(n)]
         futures = [self.local.engine.submit(call.request()) for call in calls]
         return [self._settle(call, future) for call, future in zip(calls, futures, strict=True)]
@@ -69,7 +70,7 @@ class LM(DspyLM):  # type: ignore[misc]  # dspy ships no types
         self, plan: Plan, inputs: Mapping[str, Any], sampling: Sampling | None = None, n: int = 1
     ) -> list[Completion]:
         """Like `execute`, without blocking the event loop. Cancelling the task cancels the requests."""
-        await self._load()
+        plan = await self._prepared(plan)
         calls = [self._call(plan, inputs, sampling or Sampling(), sample) for sample in range(n)]
         return list(await asyncio.gather(*(self._asettle(call) for call in calls)))
 
@@ -98,6 +99,7 @@ class LM(DspyLM):  # type: ignore[misc]  # dspy ships no types
 
         Closing the iterator cancels the request. Raises as `execute` does.
         """
+        plan = self.local.prior.correct(plan)
         call = self._call(plan, inputs, sampling or Sampling(), 0)
         completion: Completion | None = None
         while completion is None:
@@ -112,7 +114,7 @@ class LM(DspyLM):  # type: ignore[misc]  # dspy ships no types
         self, plan: Plan, inputs: Mapping[str, Any], sampling: Sampling | None = None
     ) -> AsyncIterator[Piece | Completion]:
         """Async twin of `stream_plan`."""
-        await self._load()
+        plan = await self._prepared(plan)
         call = self._call(plan, inputs, sampling or Sampling(), 0)
         completion: Completion | None = None
         while completion is None:
@@ -125,6 +127,8 @@ class LM(DspyLM):  # type: ignore[misc]  # dspy ships no types
             completion = call.read(stream.result)
         yield completion
 
-    async def _load(self) -> None:
-        if not self.local.loaded:
-            await asyncio.to_thread(lambda: self.local.prompter)
+    async def _prepared(self, plan: Plan) -> Plan:
+        # What may take long happens off the event loop: loading the model, and measuring a plan for the first time.
+        if not self.local.loaded or not self.local.prior.is_known(plan):
+            return await asyncio.to_thread(lambda: self.local.prior.correct(plan))
+        return self.local.prior.correct(plan)

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from ..signatures.executor import Completion, Sampling
+from ..signatures.plan import Plan
+from .context_prior import ContextPrior
 from .prompt import Prompter
+from .steps import to_completion, to_request
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -24,6 +29,7 @@ class LocalModel:
         self._lock = threading.Lock()
         self._engine: Engine | None = None
         self._prompter: Prompter | None = None
+        self.prior = ContextPrior(self._run)
 
     @classmethod
     def shared(cls, model: str, quantization: Quantization, cache_tokens: int, max_context: int | None = None) -> LocalModel:
@@ -45,6 +51,12 @@ class LocalModel:
                 model = load_model(self.model, self.quantization)
                 self._engine = Engine(model, cache_tokens=self.cache_tokens, max_context=self.max_context)
             return self._engine
+
+    def _run(self, plan: Plan, texts: Sequence[str]) -> list[Completion]:
+        """Completions of a plan with each text as every input."""
+        requests = [to_request(plan, dict.fromkeys(plan.slots, text), Sampling(), self.prompter) for text in texts]
+        futures = [self.engine.submit(request) for request in requests]
+        return [to_completion(plan, future.result()) for future in futures]
 
     @property
     def loaded(self) -> bool:

@@ -196,7 +196,11 @@ class _Job:
     def _conclude(self, context: CompileContext, results: Sequence[PassResult], seconds: float) -> Result:
         calibrations = next((result.calibrations for result in reversed(results) if result.calibrations), ())
         # A pass starts from the winner of the one before and measures it again.
-        found = {s.candidate.digest: s for result in results for s in result.standings}
+        found: dict[str, Standing] = {}
+        for standing in (s for result in results for s in result.standings):
+            known = found.get(standing.candidate.digest)
+            if known is None or len(known.outcomes) < len(standing.outcomes):
+                found[standing.candidate.digest] = standing
         baseline = Standing(BASELINE, tuple(race(self.program, [BASELINE], context)[0].outcomes))
         standings = [baseline, *(s for key, s in found.items() if key != BASELINE.digest)]
         selection = select(baseline, standings, self.seed)

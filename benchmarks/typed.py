@@ -1,0 +1,112 @@
+"""Typed answers from a 135M model: valid, right, fast? DSPy over llama.cpp's server, DSPy over our LM, and Still.
+
+    python benchmarks/typed.py             four sets, 100 rows each (about an hour the first time)
+    python benchmarks/typed.py --quick     two sets, 60 rows each (under ten minutes)
+    python benchmarks/typed.py --json      rows as the last line
+    python benchmarks/typed.py --show trec still_O0    print some answers of a cell
+
+`valid` is the share of rows with an answer of the declared types, `accuracy` what `typed_sets.py` says, `seconds` the wall
+time of all rows after one more as a warm-up (starting server or engine is not counted), `decoded_tokens` what was written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from cells import measure, print_ratios
+from rich.console import Console
+from rich.table import Table
+from typed_sets import SETS, is_there, rows_of
+from typed_systems import SYSTEMS, version_of
+
+ROWS = 100
+QUICK_ROWS = 60
+QUICK = ("trec", "snips")
+
+
+def run_cell(case: str, system: str, show: int = 0) -> dict[str, Any]:
+    """Measure one cell. case: a set's name and a number of rows, as in "trec/60"."""
+    name, count = case.split("/")
+    warm, *rows = rows_of(name, int(count))
+    made = SYSTEMS[system]()
+    made.run([warm])
+    made.decoded_tokens()
+    began = time.perf_counter()
+    answers = made.run(rows)
+    seconds = time.perf_counter() - began
+    valid, points = 0, 0.0
+    for row, answer in zip(rows, answers, strict=True):
+        valid += _is_valid(row, answer)
+        points += row.judge(answer) if _is_valid(row, answer) else 0.0
+    for row, answer in list(zip(rows, answers, strict=True))[:show]:
+        print(f"{row.inputs}\n  -> {answer}")
+    for failure in made.failures[:show]:
+        print("failed:", failure)
+    return {
+        "valid": valid / len(rows), "accuracy": points / len(rows), "seconds": seconds, "rows": len(rows),
+        "decoded_tokens": made.decoded_tokens(),
+    }  # fmt: skip
+
+
+def _is_valid(row: Any, answer: Any) -> bool:
+    """Whether there is an answer, and every output is of its declared type, bounds included."""
+    if answer is None:
+        return False
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        for name, field in row.signature.output_fields.items():
+            TypeAdapter(field.rebuild_annotation()).validate_python(getattr(answer, name), strict=True)
+    except (ValidationError, AttributeError):
+        return False
+    return True
+
+
+def print_metric(rows: list[dict[str, Any]], metric: str) -> None:
+    """A table: sets by systems."""
+    systems = list(dict.fromkeys(row["system"] for row in rows))
+    table = Table(metric, *systems, box=None, pad_edge=False)
+    for case in dict.fromkeys(row["case"] for row in rows):
+        cells = {row["system"]: row["metrics"].get(metric) for row in rows if row["case"] == case}
+        table.add_row(case, *("-" if cells[s] is None else f"{cells[s]:.3f}".rstrip("0").rstrip(".") for s in systems))
+    Console(width=140).print(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cell", nargs=2, metavar=("CASE", "SYSTEM"), help="measure one cell and print its metrics")
+    parser.add_argument("--show", nargs=2, metavar=("SET", "SYSTEM"), help="print some answers of a cell")
+    parser.add_argument("--quick", action="store_true", help="two sets, fewer rows")
+    parser.add_argument("--fresh", action="store_true", help="measure again what is cached")
+    parser.add_argument("--json", action="store_true", help="print the rows as the last line")
+    options = parser.parse_args()
+    if options.cell:
+        print(json.dumps(run_cell(*options.cell)), flush=True)
+        return
+    if options.show:
+        print(run_cell(f"{options.show[0]}/12", options.show[1], show=12))
+        return
+    count = QUICK_ROWS if options.quick else ROWS
+    rows = []
+    for name in QUICK if options.quick else SETS:
+        if not is_there(name):
+            print(f"{name}: its data is not here; set STILL_DATA to the folder that has it")
+            continue
+        for system in SYSTEMS:
+            made = version_of(system)
+            if made is not None:
+                rows.append(measure(Path(__file__), f"{name}/{count}", system, made, options.fresh))
+                print(name, system, rows[-1]["metrics"], flush=True)
+    for metric in ("valid", "accuracy", "decoded_tokens"):
+        print_metric(rows, metric)
+    print_ratios(rows, "still_O0")
+    if options.json:
+        print(json.dumps(rows))
+
+
+if __name__ == "__main__":
+    main()

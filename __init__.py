@@ -25,6 +25,7 @@ from . import errors
 
 if TYPE_CHECKING:
     from .backends.lm import LM
+    from .compiler.audit import audit
     from .compiler.compile import compile, evaluate
     from .compiler.dataset import Dataset
     from .compiler.ledger import Ledger
@@ -53,6 +54,7 @@ _LAZY = {
     "context": "signatures.bridge",
     "Budget": "optimizers.budget",
     "LM": "backends.lm",
+    "audit": "compiler.audit",
     "compile": "compiler.compile",
     "evaluate": "compiler.compile",
     "Dataset": "compiler.dataset",
@@ -79,6 +81,7 @@ __all__ = [
     "Prediction",
     "Score",
     "Signature",
+    "audit",
     "compile",
     "configure",
     "context",

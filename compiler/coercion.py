@@ -13,7 +13,7 @@ from .readers import Row
 _SHOWN_PROBLEMS = 5
 
 
-def coerce_rows(rows: Sequence[Row], numbers: Sequence[int], fields: Mapping[str, Any], source: str) -> list[Row]:
+def coerce_rows(rows: Sequence[Row], numbers: Sequence[int | str], fields: Mapping[str, Any], source: str) -> list[Row]:
     """New rows whose `fields` hold values of their types; `numbers` are the row numbers that messages name.
 
     Raises:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import html
 from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike, fspath
-from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from ..errors import DatasetError
 from ..signatures.bridge import Example
 from .canonical import example_digest
 from .coercion import coerce_rows
-from .readers import Row, Table, check_columns, first_line, from_records, read_table
-from .splitting import Size, Splits, cut, normalized_inputs, shuffled
+from .columns import as_dict, carried_inputs, checked_inputs, choices
+from .duplicates import THRESHOLD, Near, equal_groups, linked_groups, near_pairs, near_rows, normalized_inputs
+from .frames import read_frame
+from .readers import Row, Source, Table, check_columns, first_line, from_records, read_tables
+from .splitting import Size, Splits, cut, shuffled
+
+if TYPE_CHECKING:
+    from .audit import Audit
 
 __all__ = ["Dataset", "Splits", "example_digest"]
 
@@ -38,14 +42,14 @@ class Dataset(Sequence[Example]):
     """
 
     def __init__(self, rows: Sequence[Mapping[str, Any]] | Sequence[Example], inputs: Sequence[str] | None = None) -> None:
-        table = from_records([_as_dict(row, number) for number, row in enumerate(rows, 1)])
+        table = from_records([as_dict(row, number) for number, row in enumerate(rows, 1)])
         if inputs is None:
-            inputs = _carried_inputs(rows)
-        self._fill(table, _checked_inputs(inputs, table.columns, "rows"), "rows", range(1, len(table.rows) + 1))
+            inputs = carried_inputs(rows)
+        self._fill(table, checked_inputs(inputs, table.columns, "rows"), "rows", range(1, len(table.rows) + 1))
         if not self._rows:
             raise DatasetError("rows: there are none; give at least one dict or Example")
 
-    def _fill(self, table: Table, inputs: Sequence[str], source: str, numbers: Sequence[int]) -> None:
+    def _fill(self, table: Table, inputs: Sequence[str], source: str, numbers: Sequence[int | str]) -> None:
         check_columns(table.columns, source)
         self._columns = tuple(table.columns)
         self._rows = tuple(table.rows)
@@ -53,18 +57,48 @@ class Dataset(Sequence[Example]):
         self._source = source
         self._numbers = tuple(numbers)
         self._digest: str | None = None
+        self._keys: tuple[str, ...] | None = None
 
     @classmethod
-    def read(cls, path: str | PathLike[str], inputs: Sequence[str]) -> Dataset:
-        """Rows of a csv, tsv, jsonl, ndjson, json or parquet file.
+    def read(cls, path: Source, inputs: Sequence[str]) -> Dataset:
+        """Rows of a csv, tsv, jsonl, ndjson, json or parquet file, or of several: a list, or a pattern with * ? [].
 
-        Cells of csv and tsv are text, an empty one None; `check` turns them into the types of a signature.
+        Cells of csv and tsv are text, an empty one None; `check` turns them into the types of a signature. Several
+        files are read one after the other (those of a pattern by name), and a column that one lacks is None there.
 
         Raises:
-            DatasetError: the file is missing, empty, damaged or not UTF-8, or `inputs` names an absent column.
+            DatasetError: a file is missing, empty, damaged or not UTF-8, or `inputs` names an absent column.
         """
-        table = read_table(Path(fspath(path)))
-        return cls._build(table, _checked_inputs(inputs, table.columns, str(path)), str(path), range(1, len(table.rows) + 1))
+        table, name, numbers = read_tables(path)
+        return cls._build(table, checked_inputs(inputs, table.columns, name), name, numbers)
+
+    @classmethod
+    def from_pandas(cls, frame: Any, inputs: Sequence[str]) -> Dataset:
+        """Rows of a pandas DataFrame, without its index: missing values are None, all others plain Python values.
+
+        Raises:
+            DatasetError: not a data frame, no rows, columns not named by texts, or `inputs` names an absent column.
+        """
+        table = read_frame(frame)
+        return cls._build(table, checked_inputs(inputs, table.columns, "frame"), "frame", range(1, len(table.rows) + 1))
+
+    @classmethod
+    def from_hub(
+        cls, name: str, split: str, inputs: Sequence[str], config: str | None = None, revision: str | None = None
+    ) -> Dataset:
+        """Rows of one split of a Hugging Face dataset "owner/name", or of a local folder laid out like one.
+
+        Class labels come as their names. Read with the `datasets` library where it is installed, else from the
+        dataset's parquet, csv or jsonl files. Never runs code of the dataset.
+
+        Raises:
+            DatasetError: no such dataset, config or split, no network, or `inputs` names an absent column.
+        """
+        from .hub import read_hub
+
+        table = read_hub(name, split, config, revision)
+        source = f"{name} ({split})"
+        return cls._build(table, checked_inputs(inputs, table.columns, source), source, range(1, len(table.rows) + 1))
 
     @classmethod
     def sql(cls, query: str, inputs: Sequence[str], database: str | PathLike[str] | None = None) -> Dataset:
@@ -89,10 +123,10 @@ class Dataset(Sequence[Example]):
             raise DatasetError(f"query: returned no rows: {query!r:.80}; it needs at least one")
         check_columns(columns, "query")
         table = Table(columns, [dict(zip(columns, row, strict=True)) for row in rows])
-        return cls._build(table, _checked_inputs(inputs, columns, "query"), "query", range(1, len(rows) + 1))
+        return cls._build(table, checked_inputs(inputs, columns, "query"), "query", range(1, len(rows) + 1))
 
     @classmethod
-    def _build(cls, table: Table, inputs: Sequence[str], source: str, numbers: Sequence[int]) -> Dataset:
+    def _build(cls, table: Table, inputs: Sequence[str], source: str, numbers: Sequence[int | str]) -> Dataset:
         dataset = cls.__new__(cls)
         dataset._fill(table, inputs, source, numbers)
         return dataset
@@ -151,45 +185,83 @@ class Dataset(Sequence[Example]):
         """
         for name in fields:
             if name not in self._columns:
-                raise DatasetError(f"{self._source}: field {name!r} has no column; {_choices(name, self._columns)}")
+                raise DatasetError(f"{self._source}: field {name!r} has no column; {choices(name, self._columns)}")
         rows = coerce_rows(self._rows, self._numbers, fields, self._source)
         return self._build(Table(list(self._columns), rows), self._inputs, self._source, self._numbers)
 
     def split(
-        self, train: Size = 0.6, dev: Size = 0.2, test: Size = 0.2, seed: int = 0, stratify: str | None = None
+        self,
+        train: Size = 0.6,
+        dev: Size = 0.2,
+        test: Size = 0.2,
+        seed: int = 0,
+        stratify: str | None = None,
+        near: float | None = None,
     ) -> Splits[Dataset]:
         """Three disjoint datasets, decided by seed, row content and row position only.
 
         A float is a fraction of the rows, an int a number of rows; the int 0 asks for an empty split. Rows left over
-        when the sizes do not add up are in none. Rows come shuffled. With `stratify` each split has the values of
-        that column in the same proportions, to within a row or so per value.
+        when the sizes do not add up are in none. Rows come shuffled.
+
+        Rows with equal inputs (see `duplicates`) are never on both sides of a cut; with `near`, a similarity such as
+        0.8, neither are rows that near duplicates connect. A split has another size than asked for only if such a
+        group is larger than the room there is.
+
+        With `stratify` each split has every value of that column in the same proportion, to within one row unless
+        groups forbid it; a value with a single row, or a single group, goes to train.
 
         Raises:
             DatasetError: the sizes exceed the rows, or a split that was asked for would be empty.
         """
         if stratify is not None and stratify not in self._columns:
-            raise DatasetError(f"{self._source}: cannot stratify by {stratify!r}; {_choices(stratify, self._columns)}")
+            raise DatasetError(f"{self._source}: cannot stratify by {stratify!r}; {choices(stratify, self._columns)}")
         classes = None if stratify is None else [row[stratify] for row in self._rows]
-        parts = cut(shuffled(list(self), seed, classes), {"train": train, "dev": dev, "test": test})
+        groups = linked_groups(self.keys, [] if near is None else self.near_duplicates(near))
+        parts = cut(shuffled(list(self), seed), {"train": train, "dev": dev, "test": test}, groups, classes)
         return Splits(*(self._pick(positions) for positions in parts))
 
     def sample(self, n: int, seed: int = 0) -> Dataset:
         """`n` rows, shuffled, decided by seed, row content and row position. Raises DatasetError if there are fewer."""
         if not 0 < n <= len(self):
             raise DatasetError(f"{self._source}: cannot sample {n} of {len(self)} rows; ask for 1 to {len(self)}")
-        return self._pick(shuffled(list(self), seed, None)[:n])
+        return self._pick(shuffled(list(self), seed)[:n])
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Per row a text that is equal where inputs are, but for case, Unicode form and white space."""
+        if self._keys is None:
+            self._keys = tuple(normalized_inputs(example) for example in self)
+        return self._keys
 
     def duplicates(self) -> list[tuple[int, ...]]:
         """Groups of 0-based indices whose inputs are equal but for case, Unicode form and white space."""
-        groups: dict[str, list[int]] = {}
-        for index, example in enumerate(self):
-            groups.setdefault(normalized_inputs(example), []).append(index)
-        return [tuple(group) for group in groups.values() if len(group) > 1]
+        return [group for group in equal_groups(self.keys) if len(group) > 1]
 
-    def overlap(self, other: Dataset) -> list[int]:
-        """0-based indices of rows here whose inputs also occur in `other`, compared as in `duplicates`."""
-        theirs = {normalized_inputs(example) for example in other}
-        return [index for index, example in enumerate(self) if normalized_inputs(example) in theirs]
+    def near_duplicates(self, threshold: float = THRESHOLD, seed: int = 0) -> list[Near]:
+        """Pairs of rows whose inputs are nearly equal, the most similar first: (first, second, similarity).
+
+        Similarity is the Jaccard similarity of word pairs (of three characters in short texts), of the least similar
+        input. Equal rows count as one, the first of them, and are no pair: see `duplicates`.
+
+        Raises:
+            DatasetError: the threshold is not above 0 and at most 1.
+        """
+        return near_pairs(self.keys, threshold, seed=seed)
+
+    def overlap(self, other: Dataset, near: bool = False, threshold: float = THRESHOLD) -> list[int]:
+        """0-based indices of rows here whose inputs also occur in `other`, compared as in `duplicates`.
+
+        With `near`, also of rows that are near duplicates of one there.
+        """
+        theirs = set(other.keys)
+        found = {index for index, key in enumerate(self.keys) if key in theirs}
+        return sorted(found.union(near_rows(self.keys, other.keys, threshold)) if near else found)
+
+    def audit(self, dev: Dataset | None = None, test: Dataset | None = None, threshold: float = THRESHOLD) -> Audit:
+        """What is wrong with this dataset as train, alone or beside others: see `still.audit`."""
+        from .audit import audit
+
+        return audit(self, dev, test, threshold)
 
     def __repr__(self) -> str:
         named = f"inputs: {', '.join(self.inputs)}; labels: {', '.join(self.labels) or 'none'}"
@@ -211,42 +283,3 @@ def _example(row: Row, inputs: Sequence[str]) -> Example:
 def _short(value: Any) -> str:
     text = str(value)
     return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 1] + "…"
-
-
-def _as_dict(row: Any, number: int) -> Row:
-    if isinstance(row, Example | Mapping) and all(isinstance(key, str) for key in row.keys()):  # noqa: SIM118
-        return dict(row.items())
-    raise DatasetError(f"rows: row {number} is {row!r:.60}; give dicts with text keys, or Examples")
-
-
-def _carried_inputs(rows: Sequence[Any]) -> list[str]:
-    found: set[tuple[str, ...]] = set()
-    for row in rows:
-        try:
-            found.add(tuple(row.inputs().keys()) if isinstance(row, Example) else ())
-        except (ValueError, AttributeError):  # dspy: with_inputs was never called, or a Prediction, which has no inputs
-            found.add(())
-    if len(found) != 1 or () in found:
-        raise DatasetError("inputs: the rows do not all say which columns are inputs; pass inputs=[...]")
-    return list(found.pop())
-
-
-def _checked_inputs(inputs: Sequence[str], columns: Sequence[str], source: str) -> list[str]:
-    if isinstance(inputs, str):
-        raise DatasetError(f"inputs: {inputs!r} is one text; write inputs=[{inputs!r}]")
-    if not inputs or len(set(inputs)) != len(inputs):
-        raise DatasetError(
-            f"inputs: {list(inputs)} must name at least one column, each once; there are {', '.join(columns)}"
-        )
-    for name in inputs:
-        if name not in columns:
-            raise DatasetError(f"{source}: input {name!r} has no column; {_choices(name, columns)}")
-    return list(inputs)
-
-
-def _choices(name: str, columns: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name.casefold(), [column.casefold() for column in columns], n=1, cutoff=0.5)
-    meant = next((f"did you mean {column!r}? " for column in columns if [column.casefold()] == close), "")
-    split = [mark for mark in (";", "\t", "|") if len(columns) == 1 and mark in columns[0]]
-    hint = f" (cells look separated by {split[0]!r}: save with commas)" if split else ""
-    return f"{meant}There are {', '.join(columns) or 'none'}{hint}"

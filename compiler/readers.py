@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import csv
+import glob
 import io
 import json
+from collections.abc import Sequence
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -12,6 +15,8 @@ from ..errors import DatasetError
 from .duck import fetch, literal_path
 
 Row = dict[str, Any]
+Source = str | PathLike[str] | Sequence[str | PathLike[str]]
+"""A file, a pattern of files, or several of either."""
 
 
 class Table(NamedTuple):
@@ -38,6 +43,42 @@ def read_table(path: Path) -> Table:
     if not table.rows:
         raise DatasetError(f"{path}: has columns {', '.join(table.columns)} but no rows; add rows to it")
     return table
+
+
+def read_tables(source: Source) -> tuple[Table, str, Sequence[int | str]]:
+    """All rows of one or more files, what messages call the source, and what they call each row ("3", "3 of b.csv").
+
+    Raises:
+        DatasetError: as `read_table` does; a pattern that no file matches; no file at all, or one twice.
+    """
+    paths = _expand([source] if isinstance(source, str | PathLike) else source)
+    if len(paths) == 1:
+        table = read_table(paths[0])
+        return table, str(paths[0]), range(1, len(table.rows) + 1)
+    tables = [read_table(path) for path in paths]
+    for path, table in zip(paths, tables, strict=True):
+        check_columns(table.columns, str(path))
+    merged = from_records([row for table in tables for row in table.rows])
+    places = [f"{i} of {path}" for path, table in zip(paths, tables, strict=True) for i in range(1, len(table.rows) + 1)]
+    return merged, f"{paths[0]} and {len(paths) - 1} more", places
+
+
+def _expand(sources: Sequence[str | PathLike[str]]) -> list[Path]:
+    paths: list[Path] = []
+    for source in (fspath(given) for given in sources):
+        if Path(source).exists() or not glob.has_magic(source):
+            paths.append(Path(source))
+            continue
+        found = sorted(Path(name) for name in glob.glob(source, recursive=True) if Path(name).is_file())
+        if not found:
+            raise DatasetError(f"{source}: no file matches this pattern; check the path")
+        paths += found
+    if not paths:
+        raise DatasetError("path: names no file; give one, or a list of at least one")
+    twice = next((path for path in paths if paths.count(path) > 1), None)
+    if twice is not None:
+        raise DatasetError(f"{twice}: is named twice; name each file once")
+    return paths
 
 
 def check_columns(columns: list[str], source: str) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import unicodedata
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from ..errors import DatasetError
 from ..signatures.bridge import Example
-from .canonical import canonical_json, example_digest, to_jsonable
+from .canonical import canonical_json, example_digest
+from .dealing import deal
 
 Size = int | float
 T = TypeVar("T")
@@ -26,33 +25,32 @@ class Splits(NamedTuple, Generic[T]):
     test: T
 
 
-def shuffled(examples: Sequence[Example], seed: int, classes: Sequence[Any] | None) -> list[int]:
-    """Indices in the order of sha256(seed, content, position).
-
-    With `classes` (one value per example) they are also dealt evenly: the j-th of m examples of a class stands at the
-    quantile (j + 1/2) / m, so that every contiguous part has the classes in proportion.
-    """
+def shuffled(examples: Sequence[Example], seed: int) -> list[int]:
+    """Indices in the order of sha256(seed, content, position)."""
     keys = [hashlib.sha256(f"{seed}:{example_digest(e)}:{i}".encode()).digest() for i, e in enumerate(examples)]
-    order = sorted(range(len(examples)), key=keys.__getitem__)
-    if classes is None:
-        return order
-    names = [canonical_json(value) for value in classes]
-    sizes, seen = Counter(names), Counter[str]()
-    quantiles: dict[int, float] = {}
-    for index in order:
-        name = names[index]
-        quantiles[index] = (seen[name] + 0.5) / sizes[name]
-        seen[name] += 1
-    return sorted(order, key=lambda index: (quantiles[index], keys[index]))
+    return sorted(range(len(examples)), key=keys.__getitem__)
 
 
-def cut(order: Sequence[int], sizes: Mapping[str, Size]) -> list[list[int]]:
-    """Consecutive parts of `order`, one per size. Raises DatasetError if they do not fit or one is empty unasked."""
+def cut(
+    order: Sequence[int], sizes: Mapping[str, Size], groups: Sequence[Sequence[int]], classes: Sequence[Any] | None
+) -> list[list[int]]:
+    """The indices in `order` in parts, one per size, each in the given order; what is in no part is left over.
+
+    No group is cut. With `classes`, one value per index, every part has them in proportion.
+
+    Raises:
+        DatasetError: the sizes do not fit, or a part is empty unasked.
+    """
     counts = _counts(len(order), sizes)
-    parts, start = [], 0
-    for count in counts.values():
-        parts.append(list(order[start : start + count]))
-        start += count
+    names = ["" for _ in order] if classes is None else [canonical_json(value) for value in classes]
+    parts = deal(order, groups, names, [*counts.values(), len(order) - sum(counts.values())])[: len(counts)]
+    for (name, count), part in zip(counts.items(), parts, strict=True):
+        if count and not part:
+            largest = max(map(len, groups))
+            raise DatasetError(
+                f"split: {name}={sizes[name]!r} of {len(order)} rows would be empty, since rows with the same inputs stay "
+                f"together and {largest} rows share theirs; remove duplicates (see duplicates()), or ask for other sizes"
+            )
     return parts
 
 
@@ -92,18 +90,3 @@ def _round_fractions(total: int, fractions: Mapping[str, float]) -> dict[str, in
     for name in by_remainder[: max(spare, 0)]:
         counts[name] += 1
     return counts
-
-
-def normalized_inputs(example: Example) -> str:
-    """Canonical JSON of an example's inputs with text in NFKC, case-folded and its white space collapsed."""
-    return canonical_json(_normalize(to_jsonable(example.inputs())))
-
-
-def _normalize(value: Any) -> Any:
-    if isinstance(value, str):
-        return " ".join(unicodedata.normalize("NFKC", value).casefold().split())
-    if isinstance(value, list):
-        return [_normalize(item) for item in value]
-    if isinstance(value, dict):
-        return {key: _normalize(item) for key, item in value.items()}
-    return value

@@ -16,6 +16,7 @@ from ..errors import EngineError, StillError
 from ..signatures.bridge import lm15
 from .local import LocalModel
 from .meter import count_call
+from .steps import closing_tokens
 
 if TYPE_CHECKING:
     from .engine import Request, Result
@@ -82,7 +83,10 @@ class ChatEngine:
         # DSPy asks for n samples one after the other without a seed: equal seeds would make them equal.
         seed = config.seed if config.seed is not None else next(self._fresh_seeds) if temperature else 0
         sampling = Sampling(temperature, config.top_p or 1.0, config.top_k or 0, seed=seed)
-        decode = Decode(min(config.max_tokens or DEFAULT_MAX_TOKENS, room), _grammar(config.response_format), config.stop)
+        limit, grammar = min(config.max_tokens or DEFAULT_MAX_TOKENS, room), _grammar(config.response_format)
+        # JSON that is cut off parses no more: it is brought to an end, beyond the limit where there is room.
+        closing = min(closing_tokens(grammar), room - 1) if grammar is not None else 0
+        decode = Decode(min(limit, room - closing), grammar, config.stop, closing=closing)
         return Request(tuple(prompt), (decode,), sampling)
 
     def _end(self, request: Any, result: Result) -> Any:

@@ -103,7 +103,7 @@ def _decode(part: Decode, sampling: Sampling) -> DecodeStep:
     from .engine import Decode as DecodeStep
 
     grammar = part.grammar()
-    closing = _closing_tokens(grammar)
+    closing = closing_tokens(grammar)
     limit = part.max_tokens
     if sampling.max_tokens is not None and sampling.max_tokens < limit + closing:
         # The caller's limit counts the end too, as far as there is room for both.
@@ -112,7 +112,8 @@ def _decode(part: Decode, sampling: Sampling) -> DecodeStep:
 
 
 @lru_cache(maxsize=512)
-def _closing_tokens(grammar: str) -> int:
+def closing_tokens(grammar: str) -> int:
+    """Tokens that bring a value of this grammar to an end, wherever it is cut off, as good as always."""
     from .engine import shortest_completion
 
     # A token has at least one byte.

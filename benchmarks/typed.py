@@ -20,7 +20,7 @@ from typing import Any
 from cells import measure, print_ratios
 from rich.console import Console
 from rich.table import Table
-from typed_sets import SETS, is_there, rows_of
+from typed_sets import LIMITS, SETS, is_there, rows_of
 from typed_systems import SYSTEMS, version_of
 
 ROWS = 100
@@ -32,7 +32,7 @@ def run_cell(case: str, system: str, show: int = 0) -> dict[str, Any]:
     """Measure one cell. case: a set's name and a number of rows, as in "trec/60"."""
     name, count = case.split("/")
     warm, *rows = rows_of(name, int(count))
-    made = SYSTEMS[system]()
+    made = SYSTEMS[system](LIMITS[name])
     made.run([warm])
     made.decoded_tokens()
     began = time.perf_counter()

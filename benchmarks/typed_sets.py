@@ -26,6 +26,8 @@ from pydantic import BaseModel, Field, create_model
 
 DATA = Path(os.environ.get("STILL_DATA", Path(__file__).resolve().parent.parent.parent / "shared" / "data"))
 SEED = 0
+LIMITS = {"trec": 64, "snips": 192, "facility_support": 256, "bfcl": 192}
+"""Tokens an answer may have: about twice the longest right one in dspy's formats."""
 
 
 @dataclass(frozen=True)

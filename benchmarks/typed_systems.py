@@ -1,7 +1,7 @@
 """Who is asked for typed answers: DSPy's adapters over llama.cpp's server and over our LM, and Still.
 
 The server runs the same model in Q4_0 (its fastest format here) with a slot and a cache per request in flight, as many as
-DSPy has threads; it is reached over HTTP, as DSPy users do. All systems decode greedily, with the same limit of tokens.
+DSPy has threads; it is reached over HTTP, as DSPy users do. All systems decode greedily, with the set's limit of tokens.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from typing import Any, Protocol
 
 from typed_sets import Row
 
-MAX_TOKENS = 256
 SERVER_THREADS = 8
 STILL_THREADS = 64
 SLOT_TOKENS = 4096
@@ -67,10 +66,10 @@ class DspySystem:
 class StillSystem:
     """still.Predict, the program as it is written."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int) -> None:
         import still
 
-        self._lm = still.LM(max_tokens=MAX_TOKENS)
+        self._lm = still.LM(max_tokens=limit)
         self._decoded = 0
         self.failures: list[str] = []
 
@@ -95,7 +94,7 @@ class StillSystem:
         return decoded
 
 
-def _server_lm() -> Any:
+def _server_lm(limit: int) -> Any:
     import dspy
     import xllamacpp
     from engine_systems import gguf_path
@@ -112,7 +111,7 @@ def _server_lm() -> Any:
     server = xllamacpp.Server(parameters)
     lm = dspy.LM(
         "openai/local", api_base=f"{server.listening_address}/v1", api_key="none", cache=False, temperature=0.0,
-        max_tokens=MAX_TOKENS, num_retries=0,
+        max_tokens=limit, num_retries=0,
     )  # fmt: skip
     lm.server = server  # lives as long as what asks it
     with suppress(AttributeError):
@@ -120,19 +119,20 @@ def _server_lm() -> Any:
     return lm
 
 
-def _still_lm() -> Any:
+def _still_lm(limit: int) -> Any:
     import still
 
-    return still.LM(max_tokens=MAX_TOKENS)
+    return still.LM(max_tokens=limit)
 
 
-SYSTEMS: dict[str, Callable[[], Any]] = {
-    "dspy_chat_llamacpp": lambda: DspySystem("chat", _server_lm(), SERVER_THREADS),
-    "dspy_json_llamacpp": lambda: DspySystem("json", _server_lm(), SERVER_THREADS),
-    "dspy_chat_still": lambda: DspySystem("chat", _still_lm(), STILL_THREADS),
-    "dspy_json_still": lambda: DspySystem("json", _still_lm(), STILL_THREADS),
+SYSTEMS: dict[str, Callable[[int], Any]] = {
+    "dspy_chat_llamacpp": lambda limit: DspySystem("chat", _server_lm(limit), SERVER_THREADS),
+    "dspy_json_llamacpp": lambda limit: DspySystem("json", _server_lm(limit), SERVER_THREADS),
+    "dspy_chat_still": lambda limit: DspySystem("chat", _still_lm(limit), STILL_THREADS),
+    "dspy_json_still": lambda limit: DspySystem("json", _still_lm(limit), STILL_THREADS),
     "still_O0": StillSystem,
 }
+"""By name: made with the tokens an answer may have."""
 
 
 def version_of(system: str) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 from functools import lru_cache
 from itertools import count
+from typing import NamedTuple
 
 import llguidance
 
@@ -16,36 +17,58 @@ MAX_STATES = 20_000
 def shortest_completion(grammar: str, written: bytes, limit: int) -> bytes | None:
     """Return the shortest text (UTF-8) that completes `written` under a Lark grammar; None if it has over `limit` bytes.
 
-    Dijkstra's algorithm over the grammar's bytes. States that allow the same next bytes at the same length count as one:
-    a parser's state cannot be compared, and what tells such states apart (a counter, mostly) seldom matters for the end.
-    Raises `ValueError` if the grammar does not compile or does not allow `written`.
+    Dijkstra's algorithm over the grammar's bytes. States that allow the same next bytes at the same length, with as many
+    brackets open, count as one: a parser's state cannot be compared, and what else tells such states apart (a counter,
+    mostly) seldom matters for the end. Raises `ValueError` if the grammar does not compile or does not allow `written`.
     """
     start = _compile(grammar).deep_copy()
     if written and start.try_consume_tokens(list(written)) != len(written):
         raise ValueError(f"the grammar does not allow {written!r}")
     alphabet = _alphabet(grammar)
     order = count()
-    states: list[tuple[int, int, llguidance.LLMatcher, bytes]] = [(0, next(order), start, b"")]
-    seen: set[tuple[int, bytes]] = set()
+    states: list[tuple[int, int, llguidance.LLMatcher, bytes, Nesting]] = []
+    heapq.heappush(states, (0, next(order), start, b"", Nesting().after(written)))
+    seen: set[tuple[int, bytes, Nesting]] = set()
     while states and len(seen) < MAX_STATES:
-        _, _, matcher, text = heapq.heappop(states)
+        _, _, matcher, text, nesting = heapq.heappop(states)
         if matcher.is_accepting():
             return text
         forced = matcher.compute_ff_bytes()
         if forced:
             matcher.consume_tokens(list(forced))
             if len(text) + len(forced) <= limit:
-                heapq.heappush(states, (len(text) + len(forced), next(order), matcher, text + forced))
+                further = nesting.after(forced)
+                heapq.heappush(states, (len(text) + len(forced), next(order), matcher, text + forced, further))
             continue
         mask = matcher.compute_bitmask()
-        if (len(text), mask) in seen or len(text) == limit:
+        if (len(text), mask, nesting) in seen or len(text) == limit:
             continue
-        seen.add((len(text), mask))
+        seen.add((len(text), mask, nesting))
         for byte in _allowed(mask, alphabet):
-            after = matcher.deep_copy()
+            after, one = matcher.deep_copy(), bytes([byte])
             after.consume_token(byte)
-            heapq.heappush(states, (len(text) + 1, next(order), after, text + bytes([byte])))
+            heapq.heappush(states, (len(text) + 1, next(order), after, text + one, nesting.after(one)))
     return None
+
+
+class Nesting(NamedTuple):
+    """Where in JSON a text is: open brackets, and whether it is inside a string. Of other texts it says nothing, which
+    only makes the search longer."""
+
+    depth: int = 0
+    quoted: bool = False
+    escaped: bool = False
+
+    def after(self, text: bytes) -> Nesting:
+        """The place after more text."""
+        depth, quoted, escaped = self
+        for byte in text:
+            if quoted:
+                quoted, escaped = escaped or byte != ord('"'), not escaped and byte == ord("\\")
+            else:
+                quoted = byte == ord('"')
+                depth += (byte in b"{[") - (byte in b"}]")
+        return Nesting(depth, quoted, escaped)
 
 
 def _allowed(mask: bytes, alphabet: bytes) -> list[int]:

@@ -14,6 +14,7 @@ from .layout import lower
 from .plan import Plan
 from .prediction import Answer
 from .remote import acall_remote, call_remote
+from .values import value_text
 
 _SAMPLING = frozenset({"temperature", "top_p", "top_k", "min_p", "seed", "max_tokens"})
 _OTHER = frozenset({"n", "num_generations", "rollout_id"})
@@ -48,6 +49,13 @@ class PlanAdapter(Adapter):  # type: ignore[misc]  # dspy ships no types
     def format(self, signature: Any, demos: Any, inputs: dict[str, Any]) -> list[dict[str, str]]:
         """The messages of a call, as dspy's tools expect them."""
         return lower(signature, _selected(demos, inputs)).messages(_present(signature, inputs))
+
+    def format_user_message_content(
+        self, signature: Any, inputs: Mapping[str, Any], prefix: str = "", suffix: str = "", main_request: bool = False
+    ) -> str:
+        """Inputs as lines `name: value`; dspy.ReAct writes its trajectory with it."""
+        lines = [f"{name}: {value_text(inputs[name], name)}" for name in signature.input_fields if name in inputs]
+        return "\n".join(part for part in (prefix, *lines, suffix) if part)
 
 
 def prepare_stream(lm: Any, options: Mapping[str, Any], signature: Any, demos: Any, inputs: Mapping[str, Any]) -> _Ready:

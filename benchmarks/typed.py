@@ -7,12 +7,15 @@
 
 `valid` is the share of rows with an answer of the declared types, `accuracy` what `typed_sets.py` says, `seconds` the wall
 time of all rows after one more as a warm-up (starting server or engine is not counted), `decoded_tokens` what was written.
+`others` is the share of the machine's processors that other programs took meanwhile, where that can be told: times of
+a machine that is not at rest say little, and least of all the server's, whose threads wait for each other in a loop.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -29,15 +32,15 @@ QUICK = ("trec", "snips")
 
 
 def run_cell(case: str, system: str, show: int = 0) -> dict[str, Any]:
-    """Measure one cell. case: a set's name and a number of rows, as in "trec/60"."""
-    name, count = case.split("/")
+    """Measure one cell. case: a set's name and a number of rows, as in "trec_60"."""
+    name, count = case.rsplit("_", 1)
     warm, *rows = rows_of(name, int(count))
     made = SYSTEMS[system](LIMITS[name])
     made.run([warm])
     made.decoded_tokens()
-    began = time.perf_counter()
+    began, before = time.perf_counter(), _processor_seconds()
     answers = made.run(rows)
-    seconds = time.perf_counter() - began
+    seconds, after = time.perf_counter() - began, _processor_seconds()
     valid, points = 0, 0.0
     for row, answer in zip(rows, answers, strict=True):
         valid += _is_valid(row, answer)
@@ -49,7 +52,18 @@ def run_cell(case: str, system: str, show: int = 0) -> dict[str, Any]:
     return {
         "valid": valid / len(rows), "accuracy": points / len(rows), "seconds": seconds, "rows": len(rows),
         "decoded_tokens": made.decoded_tokens(),
+        "others": round((after - before) / seconds / (os.cpu_count() or 1), 3) if before else None,
     }  # fmt: skip
+
+
+def _processor_seconds() -> float:
+    """What programs other than this one have computed since the machine was started; 0 where the system does not say."""
+    try:
+        user, nice, system = map(int, Path("/proc/stat").read_text("ascii").split()[1:4])
+    except (OSError, ValueError):
+        return 0.0
+    mine = os.times()
+    return (user + nice + system) / os.sysconf("SC_CLK_TCK") - mine.user - mine.system
 
 
 def _is_valid(row: Any, answer: Any) -> bool:
@@ -88,7 +102,7 @@ def main() -> None:
         print(json.dumps(run_cell(*options.cell)), flush=True)
         return
     if options.show:
-        print(run_cell(f"{options.show[0]}/12", options.show[1], show=12))
+        print(run_cell(f"{options.show[0]}_12", options.show[1], show=12))
         return
     count = QUICK_ROWS if options.quick else ROWS
     rows = []
@@ -99,7 +113,8 @@ def main() -> None:
         for system in SYSTEMS:
             made = version_of(system)
             if made is not None:
-                rows.append(measure(Path(__file__), f"{name}/{count}", system, made, options.fresh))
+                measured = measure(Path(__file__), f"{name}_{count}", system, made, options.fresh)
+                rows.append({**measured, "case": name})
                 print(name, system, rows[-1]["metrics"], flush=True)
     for metric in ("valid", "accuracy", "decoded_tokens"):
         print_metric(rows, metric)

@@ -15,6 +15,7 @@ type counts 0.
 import json
 import os
 import random
+import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from pydantic import BaseModel, Field, create_model
 DATA = Path(os.environ.get("STILL_DATA", Path(__file__).resolve().parent.parent.parent / "shared" / "data"))
 SEED = 0
 LIMITS = {"trec": 64, "snips": 192, "facility_support": 256, "bfcl": 192}
-"""Tokens an answer may have: about twice the longest right one in dspy's formats."""
+"""Tokens an answer may have. Right answers have at most 19, 155, 143 and 105 in dspy's formats (first 200 rows of each set)."""
 
 
 @dataclass(frozen=True)
@@ -161,15 +162,18 @@ def _bfcl(row: dict[str, Any]) -> Row:
         arguments: Any = Output()
 
     signature = Call.with_updated_fields("arguments", type_=arguments)
-    described = (
-        f"{function['name']}: {function['description']} Parameters: {json.dumps(function['parameters']['properties'])}"
-    )
+    parameters = json.dumps(function["parameters"]["properties"], ensure_ascii=False)
+    described = f"{function['name']}: {function['description']} Parameters: {parameters}"
     inputs = {"request": row["question"][0][0]["content"], "function": described}
     return Row(signature, inputs, lambda answer: float(_as_expected(answer.arguments, expected)))
 
 
 def _as_expected(arguments: Any, expected: dict[str, list[Any]]) -> bool:
-    given = arguments.model_dump(mode="json", by_alias=True)
+    return _matches(arguments.model_dump(mode="json", by_alias=True), expected)
+
+
+def _matches(given: dict[str, Any], expected: dict[str, list[Any]]) -> bool:
+    """Whether every argument is one of those allowed; "" among them allows to leave it out."""
     return set(given) <= set(expected) and all(
         (given.get(name) is None and "" in allowed) or any(_equal(given.get(name), one) for one in allowed)
         for name, allowed in expected.items()
@@ -177,9 +181,18 @@ def _as_expected(arguments: Any, expected: dict[str, list[Any]]) -> bool:
 
 
 def _equal(found: Any, expected: Any) -> bool:
+    """Equal, strings apart from case, spaces and light punctuation (as BFCL's own checker has it)."""
     if isinstance(found, str) and isinstance(expected, str):
-        return "".join(found.split()).casefold() == "".join(expected.split()).casefold()
+        return _folded(found) == _folded(expected)
+    if isinstance(found, list) and isinstance(expected, list):
+        return len(found) == len(expected) and all(map(_equal, found, expected))
+    if isinstance(found, dict) and isinstance(expected, dict):
+        return _matches(found, expected)  # objects in objects state what each of their members may be
     return bool(found == expected)
+
+
+def _folded(text: str) -> str:
+    return re.sub(r"[\s,./\-_*^]", "", text).casefold().replace("'", '"')
 
 
 _PLAIN: dict[str, Any] = {"string": str, "integer": int, "float": float, "boolean": bool, "any": str}

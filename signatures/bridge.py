@@ -11,14 +11,14 @@ from dspy import ChainOfThought as DspyChainOfThought
 from dspy import Predict as DspyPredict
 from dspy import Prediction as DspyPrediction
 from dspy import Signature as DspySignature
-from dspy.adapters import Adapter, ChatAdapter
+from dspy.adapters import Adapter, ChatAdapter, JSONAdapter
 from dspy.adapters.types import History
 from dspy.adapters.types import Type as DspyType
 from dspy.adapters.types.tool import Tool
-from dspy.primitives.module import set_attribute_by_name
 from dspy.signatures.signature import SignatureMeta
 from dspy.utils.callback import with_callbacks
-from dspy.utils.exceptions import AdapterParseError
+from dspy.utils.exceptions import AdapterParseError, LMInvalidRequestError
+from dspy.utils.saving import get_dependency_versions as dependency_versions
 
 context = settings.context
 """`with context(lm=..., adapter=...):` settings for this thread (or task) and what it starts."""
@@ -41,6 +41,8 @@ __all__ = [
     "Example",
     "History",
     "InputField",
+    "JSONAdapter",
+    "LMInvalidRequestError",
     "Module",
     "OutputField",
     "Prediction",
@@ -48,9 +50,9 @@ __all__ = [
     "Tool",
     "configure",
     "context",
+    "dependency_versions",
     "ensure_signature",
     "lm15",
-    "set_attribute_by_name",
     "settings",
     "with_callbacks",
 ]

@@ -9,7 +9,7 @@ from typing import Any, Generic, Never, TypeVar, cast, overload
 from pydantic.fields import FieldInfo
 
 from .adapter import PlanAdapter, prepare_stream
-from .bridge import DspyChainOfThought, DspyPredict, OutputField, context, set_attribute_by_name, settings
+from .bridge import DspyChainOfThought, DspyPredict, OutputField, context, settings
 from .knob import Knob
 from .page import Page
 from .prediction import prediction
@@ -184,9 +184,10 @@ def plan_predictors(program: Any) -> Any:
     """
     if type(program) is DspyPredict:
         return _as_plan(program)
-    for name, predictor in program.named_predictors():
+    for _, predictor in program.named_predictors():
         if type(predictor) is DspyPredict:
-            set_attribute_by_name(program, name, _as_plan(predictor))
+            # The object itself: a predictor may be held in several places, of which named_predictors gives the first.
+            predictor.__class__ = Predict
     return program
 
 

@@ -1,7 +1,7 @@
 """LMs that cannot run plans, servers mostly: dspy's formats, and every value checked against its constraint.
 
-Where the server takes a JSON schema, the outputs' types go along as one, bounds included; where it refuses ours, and where it
-takes none, the question goes out in dspy's chat format.
+Where the server takes a JSON schema, the outputs' types go along as one, bounds included; where it refuses ours, and where
+it takes none, the question goes out in dspy's chat format.
 """
 
 from __future__ import annotations

@@ -28,9 +28,12 @@ if TYPE_CHECKING:
     from .compiler.audit import audit
     from .compiler.compile import compile, evaluate
     from .compiler.dataset import Dataset
+    from .compiler.dspy_state import export_dspy, import_dspy
+    from .compiler.judge import judge
     from .compiler.ledger import Ledger
     from .compiler.load import load
-    from .compiler.metrics import Score, exact, f1, normalized
+    from .compiler.metrics import Score, close, exact, f1, json_fields, normalized, set_f1, span_f1
+    from .compiler.weighted import weighted
     from .optimizers.budget import Budget
     from .signatures.bridge import Example, Prediction, configure, context
     from .signatures.knob import Knob
@@ -58,12 +61,20 @@ _LAZY = {
     "compile": "compiler.compile",
     "evaluate": "compiler.compile",
     "Dataset": "compiler.dataset",
+    "export_dspy": "compiler.dspy_state",
+    "import_dspy": "compiler.dspy_state",
     "Ledger": "compiler.ledger",
     "load": "compiler.load",
     "Score": "compiler.metrics",
+    "close": "compiler.metrics",
     "exact": "compiler.metrics",
     "f1": "compiler.metrics",
+    "json_fields": "compiler.metrics",
     "normalized": "compiler.metrics",
+    "set_f1": "compiler.metrics",
+    "span_f1": "compiler.metrics",
+    "judge": "compiler.judge",
+    "weighted": "compiler.weighted",
 }
 
 __all__ = [
@@ -82,15 +93,23 @@ __all__ = [
     "Score",
     "Signature",
     "audit",
+    "close",
     "compile",
     "configure",
     "context",
     "errors",
     "evaluate",
     "exact",
+    "export_dspy",
     "f1",
+    "import_dspy",
+    "json_fields",
+    "judge",
     "load",
     "normalized",
+    "set_f1",
+    "span_f1",
+    "weighted",
 ]
 
 

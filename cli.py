@@ -1,4 +1,4 @@
-"""The command line: `still demo | pull | compile | run | explain | ledger`."""
+"""The command line: `still demo | pull | compile | run | export | explain | ledger`."""
 
 from __future__ import annotations
 
@@ -113,6 +113,7 @@ def run(
     from pydantic_core import to_jsonable_python
 
     from .compiler.dataset import Dataset
+    from .compiler.invocation import call
     from .compiler.load import load
 
     program = load(artifact, allow_import=allow_import)
@@ -123,7 +124,32 @@ def run(
         dataset = Dataset.read(inputs, inputs=_present(Path(inputs), names))
         rows = [{name: example[name] for name in dataset.inputs} for example in dataset]
     for row in rows:
-        print(json.dumps(to_jsonable_python(program(**row).toDict()), ensure_ascii=False), flush=True)
+        print(json.dumps(to_jsonable_python(call(program, row).toDict()), ensure_ascii=False), flush=True)
+
+
+@app.command()
+def export(
+    artifact: Annotated[Path, typer.Argument(help="Artifact folder.")],
+    path: Annotated[Path, typer.Argument(help="File to write; it ends in .json.")],
+    to: Annotated[str, typer.Option(help="The format: dspy, the state that a DSPy program's load() reads.")] = "dspy",
+    program: Annotated[str, typer.Option(help="FILE.py:NAME of the program, where it is a module.")] = "",
+    lossy: Annotated[bool, typer.Option(help="Leave out what the format cannot say.")] = False,
+    allow_import: Annotated[bool, typer.Option(help="Import the program's class: runs its code.")] = False,
+) -> None:
+    """Write a compiled program for use without Still.
+
+    Example: still export router.still --to dspy router.json
+    """
+    from .compiler.artifact import read_artifact
+    from .compiler.dspy_state import export_dspy
+
+    if to != "dspy":
+        raise StillError(f"--to {to}: the only format is dspy")
+    compiled = read_artifact(artifact).program(_program(program) if program else None, allow_import=allow_import)
+    written = export_dspy(compiled, path, lossy=lossy)
+    for loss in written.lost:
+        output.print(f"not in the file: {loss}", markup=False)
+    output.print(f"wrote {written.path}", markup=False)
 
 
 @app.command()
@@ -255,10 +281,11 @@ def _json_object(text: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except ValueError as error:
-        raise DatasetError(f"inputs are not JSON ({error}): write {{\"field\": \"value\"}}") from error
+        raise DatasetError(f'inputs are not JSON ({error}): write {{"field": "value"}}') from error
     if not isinstance(value, dict):
         raise DatasetError(f"inputs are a JSON {type(value).__name__}: write an object of field names and values")
     return value
+
 
 if __name__ == "__main__":
     main()

@@ -5,10 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 
-_meters: ContextVar[tuple[Meter, ...]] = ContextVar("still_meters", default=())
+from ..signatures.bridge import context, settings
+
+_METERS = "still_meters"
+"""A setting of dspy's, because dspy hands those on to the threads it starts (`dspy.Parallel`, `dspy.asyncify`)."""
 
 
 @dataclass(slots=True)
@@ -32,16 +34,14 @@ class Meter:
 
 @contextmanager
 def metered() -> Iterator[Meter]:
-    """Count the calls of this thread (and of tasks it starts) until the block ends. Blocks may be nested."""
+    """Count the calls of this thread, and of tasks and dspy's threads that it starts, until the block ends. Blocks may be
+    nested."""
     meter = Meter()
-    token = _meters.set((*_meters.get(), meter))
-    try:
+    with context(**{_METERS: (*settings.get(_METERS, ()), meter)}):
         yield meter
-    finally:
-        _meters.reset(token)
 
 
 def count_call(prompt_tokens: int, cached_tokens: int, decoded_tokens: int) -> None:
     """Add a call to every meter that is running here."""
-    for meter in _meters.get():
+    for meter in settings.get(_METERS, ()):
         meter.add(prompt_tokens, cached_tokens, decoded_tokens)

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import json
 import time
+from asyncio import CancelledError
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from ..backends.meter import Meter, metered
-from ..errors import MetricError, StillError
+from ..errors import DatasetError, MetricError, StillError
 from ..optimizers.budget import Spending
 from ..optimizers.candidate import Candidate
 from ..optimizers.context import Outcome, PredictorTrace, Rollout
+from ..optimizers.own_copy import own_copy
 from ..signatures.adapter import PlanAdapter
 from ..signatures.bridge import Example, Module, Prediction, context
-from ..signatures.prediction import Prediction as ScoredPrediction
 from .canonical import example_digest, to_jsonable
 from .identity import model_digest
+from .invocation import Trace, call, name_predictors
 from .ledger import CandidateRow, EvaluationRow, Ledger, evaluation_key
 from .metrics import Metric
 
@@ -89,7 +92,7 @@ class Evaluator:
         if not unsettled:
             return [self._done[key] for key in keys]
         known = self.ledger.lookup(unsettled)
-        variant = candidate.apply(self.program)
+        variant = name_predictors(candidate.apply(self.program))
         # Without a budget one batch: the engine is then never left with less than it could do.
         size = BATCH if self.spending.limited else max(1, len(unsettled))
         rows = list(unsettled.items())
@@ -128,18 +131,18 @@ class Evaluator:
 
     def _run_one(self, variant: Module, example: Example) -> tuple[Outcome, Run]:
         started = time.perf_counter()
-        trace: list[Any] = []
+        trace = Trace()
         error: str | None = None
         prediction: Any = None
         # PlanAdapter here, so that an unmodified DSPy program is decoded under constraints too.
         with metered() as meter, context(lm=self.lm, adapter=PlanAdapter(), trace=trace):
             try:
-                prediction = variant(**example.inputs())
+                prediction = call(own_copy(variant), example.inputs())
                 if not isinstance(prediction, Prediction):
                     raise StillError(f"the program returned {type(prediction).__name__}: return a dspy.Prediction")
-            except Exception as raised:
+            except (Exception, SystemExit, CancelledError) as raised:
                 error = f"{type(raised).__name__}: {raised}"
-        run = Run(prediction, _traces(variant, trace), error)
+        run = Run(prediction, tuple(trace.calls), error)
         return self._score(example, run, _spent(meter, time.perf_counter() - started)), run
 
     def _score(self, example: Example, run: Run, spent: Mapping[str, Any]) -> Outcome:
@@ -167,7 +170,7 @@ class Evaluator:
     ) -> EvaluationRow:
         stored: dict[str, Any] = {"values": run.prediction.toDict() if run.error is None else None}
         if split == "rollout":
-            stored["trace"] = [[t.predictor, t.inputs, t.outputs] for t in run.trace]
+            stored["trace"] = [[t.predictor, _as_shown(t.inputs), _as_shown(t.outputs)] for t in run.trace]
         elif outcome.option_scores:
             stored["scores"] = outcome.option_scores
         return EvaluationRow(
@@ -176,7 +179,7 @@ class Evaluator:
             example_id=example_digest(example),
             split=split,
             model_digest=model_digest(self.lm),
-            prediction=to_jsonable(stored),
+            prediction=_storable(stored),
             score=outcome.score,
             scores=outcome.fields,
             error=outcome.error,
@@ -192,40 +195,47 @@ class Evaluator:
         """A run from its row, with typed values; None if it has to be run again."""
         stored = row.prediction
         if row.error is not None and not row.error.startswith("MetricError"):
-            return Run(None, (), row.error)
+            called = (stored or {}).get("trace", [])
+            return Run(None, tuple(PredictorTrace(name, {}, {}) for name, *_ in called), row.error)
         if not stored or stored.get("values") is None:
             return None
-        annotations = {
-            field: info.rebuild_annotation()
-            for _, predictor in self.program.named_predictors()
-            for field, info in predictor.signature.output_fields.items()
-        }
+        # Two predictors may have an output of the same name and another type; a program mostly returns what its last says.
+        kinds = {name: _annotations(predictor.signature) for name, predictor in self.program.named_predictors()}
+        outputs = {field: kind for by_field in kinds.values() for field, kind in by_field.items()}
         try:
-            values = {name: _typed(value, annotations.get(name)) for name, value in stored["values"].items()}
+            values = {name: _typed(value, outputs.get(name)) for name, value in stored["values"].items()}
             trace = tuple(
-                PredictorTrace(name, inputs, {k: _typed(v, annotations.get(k)) for k, v in outputs.items()})
-                for name, inputs, outputs in stored.get("trace", [])
+                PredictorTrace(name, inputs, {k: _typed(v, kinds.get(name, {}).get(k)) for k, v in given.items()})
+                for name, inputs, given in stored.get("trace", [])
             ) + tuple(PredictorTrace(name, {}, {}, scores) for name, scores in stored.get("scores", {}).items())
         except ValidationError:
             return None  # the program's types changed since
         return Run(Prediction(**values), trace, None)
 
 
+def _storable(stored: dict[str, Any]) -> Any:
+    try:
+        return to_jsonable(stored)
+    except DatasetError:  # an object without JSON among them: the row says what it cost, and the example is run again
+        return {"values": None}
+
+
+def _as_shown(values: dict[str, Any]) -> Any:
+    """As candidates and prompts have them (by alias), so that a candidate made from the row is the one made before."""
+    try:
+        return to_jsonable_python(values)
+    except PydanticSerializationError:
+        return values
+
+
+def _annotations(signature: Any) -> dict[str, Any]:
+    return {field: info.rebuild_annotation() for field, info in signature.output_fields.items()}
+
+
 def _typed(value: Any, annotation: Any) -> Any:
-    return value if annotation is None else TypeAdapter(annotation).validate_json(json.dumps(value))
-
-
-def _traces(variant: Module, trace: Sequence[Any]) -> tuple[PredictorTrace, ...]:
-    names = {id(predictor): name for name, predictor in variant.named_predictors()}
-    return tuple(
-        PredictorTrace(names[id(predictor)], dict(inputs), prediction.toDict(), _scores(prediction))
-        for predictor, inputs, prediction in trace
-        if id(predictor) in names
-    )
-
-
-def _scores(prediction: Any) -> dict[str, dict[str, float]]:
-    return prediction.completion.scores if isinstance(prediction, ScoredPrediction) else {}
+    if annotation is None:
+        return value
+    return TypeAdapter(annotation).validate_json(json.dumps(value), by_alias=True, by_name=True)
 
 
 def _spent(meter: Meter, seconds: float) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from rich.table import Table
 from ..signatures.adapter import PlanAdapter
 from ..signatures.bridge import Module, context
 from ..signatures.prediction import Prediction
+from .invocation import call
 
 COLUMNS = ("output", "text", "decoded", "forced", "scored", "probability")
 
@@ -22,7 +23,7 @@ def call_tables(program: Module, inputs: Mapping[str, Any], lm: Any) -> Iterator
     """
     trace: list[Any] = []
     with context(lm=lm, adapter=PlanAdapter(), trace=trace):
-        program(**inputs)
+        call(program, inputs)
     names = {id(predictor): name for name, predictor in program.named_predictors()}
     for predictor, _, answer in trace:
         if isinstance(answer, Prediction):

@@ -9,6 +9,7 @@ from typing import Any
 from ..optimizers.candidate import Candidate
 from ..signatures.bridge import Module
 from .artifact import save_artifact
+from .dspy_state import DspyExport, export_dspy
 from .report import Report
 
 
@@ -28,6 +29,10 @@ class Result:
     def save(self, path: str | Path) -> Path:
         """Write the artifact folder `path`; read it back with `still.load`. Raises `ArtifactError`."""
         return save_artifact(path, self.program, self.report, self.model, self.data)
+
+    def export_dspy(self, path: str | Path, *, lossy: bool = False) -> DspyExport:
+        """Write the program's state for `dspy_program.load(path)`. See `export_dspy` for what DSPy cannot say."""
+        return export_dspy(self, path, lossy=lossy)
 
     def __repr__(self) -> str:
         return f"Result(winner={self.winner.name!r})\n{self.report}"

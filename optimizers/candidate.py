@@ -16,6 +16,7 @@ from ..signatures.bridge import Module
 from ..signatures.knob import set_knobs
 from ..signatures.predict import plan_predictors
 from .nearest import NearestDemonstrations
+from .own_copy import own_copy
 
 SET = ("decide", "abstain_below", "calibration", "describe")
 """What passes set of an output field, in its `json_schema_extra`."""
@@ -82,7 +83,7 @@ class Candidate:
 
         Raises `SignatureError` if a state names a predictor the program does not have.
         """
-        variant = plan_predictors(copy.deepcopy(program))
+        variant = plan_predictors(_copied(program))
         predictors = dict(variant.named_predictors())
         for name, state in self.states.items():
             if name not in predictors:
@@ -98,6 +99,13 @@ class Candidate:
                 predictor.signature = predictor.signature.with_updated_fields(output, **given)
         set_knobs(variant, dict(self.knobs))
         return variant
+
+
+def _copied(program: Module) -> Module:
+    try:
+        return copy.deepcopy(program)
+    except Exception:  # a lock, a connection, a client: the copy shares it
+        return own_copy(program)
 
 
 def current_state(predictor: Any) -> PredictorState:

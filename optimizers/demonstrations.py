@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 
 from ..signatures.bridge import Example, Module
+from ..signatures.layout import is_complete
 from .candidate import Candidate, Demonstration, PredictorState
 from .context import EvaluationContext, PassResult, Rollout
 from .racing import race
@@ -36,10 +36,12 @@ class Demonstrations:
         attempts = min(BOOTSTRAP_ATTEMPTS, len(context.train))
         context.expect(attempts + (len(candidates) + len(COUNTS)) * len(context.dev))
         teacher = candidates[1] if labelled else baseline
-        bootstrapped = _bootstrap(program, teacher, context)
+        rollouts = _rollouts(program, teacher, context)
+        bootstrapped = _bootstrapped(program, rollouts, context.seed)
         candidates += bootstrapped
         if not bootstrapped:
             notes.append(f"none of {attempts} training examples gave a trace that passed the metric")
+        notes += _uncalled(program, rollouts)
         standings = race(program, _unique(candidates), context)
         return PassResult(standings[0].candidate, tuple(standings), tuple(notes))
 
@@ -81,42 +83,68 @@ def _balanced(pool: Sequence[Demonstration], count: int, rng: random.Random) -> 
     """Draw `count`, preferring output values not shown yet, so that a small prompt names as many labels as it can."""
     rest = list(pool)
     rng.shuffle(rest)
-    outputs = list(pool[0])
+    # Calls of one predictor need not have been given the same inputs.
+    return balanced(rest, count, list(dict.fromkeys(name for demonstration in pool for name in demonstration)))
+
+
+def balanced(pool: Sequence[Demonstration], count: int, names: Sequence[str]) -> list[Demonstration]:
+    """The first `count` of a pool, passing over those whose values of `names` have been taken more often than others'."""
+    rest = list(pool)
     shown: dict[tuple[str, str], int] = {}
     chosen: list[Demonstration] = []
     while rest and len(chosen) < count:
-        best = min(range(len(rest)), key=lambda i: sum(shown.get((f, str(rest[i][f])), 0) for f in outputs))
+        best = min(range(len(rest)), key=lambda i: sum(shown.get((f, str(rest[i].get(f))), 0) for f in names))
         demonstration = rest.pop(best)
         chosen.append(demonstration)
-        for name in outputs:
-            key = (name, str(demonstration[name]))
+        for name in names:
+            key = (name, str(demonstration.get(name)))
             shown[key] = shown.get(key, 0) + 1
     return chosen
 
 
-def _bootstrap(program: Module, teacher: Candidate, context: EvaluationContext) -> list[Candidate]:
-    """Demonstrations from traces whose final score is perfect; intermediate outputs (reasoning, say) come along."""
+def _rollouts(program: Module, teacher: Candidate, context: EvaluationContext) -> list[Rollout]:
     order = list(range(len(context.train)))
     random.Random(f"{context.seed}/bootstrap").shuffle(order)
-    rollouts = context.rollouts(program, teacher, order[:BOOTSTRAP_ATTEMPTS])
-    passed = [rollout for rollout in rollouts if rollout.score >= 1.0]
-    pools = _traced_pools(passed)
+    return context.rollouts(program, teacher, order[:BOOTSTRAP_ATTEMPTS])
+
+
+def _bootstrapped(program: Module, rollouts: Sequence[Rollout], seed: int) -> list[Candidate]:
+    """Demonstrations from traces whose final score is perfect; intermediate outputs (reasoning, say) come along."""
+    pools = _traced_pools(program, [rollout for rollout in rollouts if rollout.score >= 1.0])
     candidates: list[Candidate] = []
     for count in COUNTS:
-        rng = random.Random(f"{context.seed}/bootstrap/{count}")
+        rng = random.Random(f"{seed}/bootstrap/{count}")
         states = {name: PredictorState(tuple(_balanced(pool, count, rng))) for name, pool in pools.items()}
         if states:
             candidates.append(Candidate(f"bootstrapped-{count}", "bootstrapped", states))
     return candidates
 
 
-def _traced_pools(rollouts: Iterable[Rollout]) -> dict[str, list[Demonstration]]:
-    pools: dict[str, list[Demonstration]] = {}
-    for rollout in rollouts:
-        for step in rollout.trace:
-            demonstration: dict[str, Any] = {**step.inputs, **step.outputs}
-            pools.setdefault(step.predictor, []).append(demonstration)
-    return pools
+def _traced_pools(program: Module, rollouts: Iterable[Rollout]) -> dict[str, list[Demonstration]]:
+    """The calls in these runs, by predictor; a call that was made twice (in a loop, say) once.
+
+    Of a call's values those of the predictor's fields are kept, and a call without a value for each of them is left out: a
+    prompt would leave it out.
+    """
+    signatures = {name: getattr(p, "effective_signature", p.signature) for name, p in program.named_predictors()}
+    pools: dict[str, dict[str, Demonstration]] = {}
+    for step in (step for rollout in rollouts for step in rollout.trace if step.predictor in signatures):
+        signature, values = signatures[step.predictor], {**step.inputs, **step.outputs}
+        if is_complete(signature, values):
+            demonstration = {name: values.get(name) for name in signature.fields}
+            pools.setdefault(step.predictor, {}).setdefault(repr(demonstration), demonstration)
+    return {name: list(pool.values()) for name, pool in pools.items()}
+
+
+def _uncalled(program: Module, rollouts: Sequence[Rollout]) -> list[str]:
+    """Why a predictor was given no demonstrations of its own, where others were."""
+    called = {step.predictor for rollout in rollouts for step in rollout.trace}
+    passed = {step.predictor for rollout in rollouts if rollout.score >= 1.0 for step in rollout.trace}
+    notes = []
+    for name in [name for name, _ in program.named_predictors() if passed and name not in passed]:
+        why = f"never called in {len(rollouts)} runs" if name not in called else "called in no run that passed the metric"
+        notes.append(f"predictor {name!r} was {why}: no demonstrations bootstrapped for it")
+    return notes
 
 
 def _unique(candidates: Iterable[Candidate]) -> list[Candidate]:

@@ -24,7 +24,7 @@ class Scale:
         if field is None:
             raise MetricError(f"judge: {signature.__name__} has no output `score`; add score: int = Output(ge=1, le=5)")
         found = _bounds(TypeAdapter(field.rebuild_annotation()).json_schema())
-        if found is None or not found[0] < found[1]:
+        if found is None or not found[0] < found[1]:  # also where a bound is missing: NaN is below nothing
             raise MetricError(
                 f"judge: score of {signature.__name__} is not bounded; make it an int or float with ge and le, a bool, or a "
                 "Literal of at least two numbers"
@@ -46,4 +46,4 @@ def _bounds(schema: dict[str, Any]) -> tuple[float, float] | None:
     whole = int(schema.get("type") == "integer")  # above 0 is at least 1 for whole numbers, and about 0 for others
     low = schema.get("minimum", schema.get("exclusiveMinimum", float("nan")) + whole)
     high = schema.get("maximum", schema.get("exclusiveMaximum", float("nan")) - whole)
-    return (float(low), float(high)) if low < high else None
+    return float(low), float(high)

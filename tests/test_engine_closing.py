@@ -84,7 +84,7 @@ def test_what_the_grammar_does_not_allow_is_an_error():
 
 @pytest.mark.parametrize("last", [False, True])
 @pytest.mark.parametrize("kind", KINDS, ids=str)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(seed=st.integers(0, 10**6), length=st.integers(0, 120))
 def test_any_beginning_can_be_ended(kind, last, seed, length):
     step = grammar_of(kind, last)

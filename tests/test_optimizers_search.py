@@ -49,7 +49,7 @@ def good_combination(plan, inputs):
 
 def compiled(tmp_path, answer, program, seed=0, **options):
     return still.compile(
-        program, data(12), data(40, 100), lm=ScriptedLM(answer), passes=[Search()], progress=False, seed=seed,
+        program, data(12), data(30, 100), lm=ScriptedLM(answer), passes=[Search()], progress=False, seed=seed,
         ledger=tmp_path / "l.duckdb", **options,
     )  # fmt: skip
 
@@ -114,7 +114,7 @@ def test_every_level_compiles(tmp_path):
 
     for level in ("O0", "O1", "O2"):
         result = still.compile(
-            Program(), data(20), data(24, 100), lm=ScriptedLM(answer), level=level, progress=False,
+            Program(), data(12), data(15, 100), lm=ScriptedLM(answer), level=level, progress=False,
             ledger=tmp_path / "l.duckdb",
         )  # fmt: skip
         assert result.report.level == level

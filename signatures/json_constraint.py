@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
+
+from pydantic_core import SchemaSerializer
 
 from .constraint import Constraint
 
 _SPACING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": ", "coerce_one_of": True}
+_FIELDS = frozenset({"model-field", "dataclass-field", "typed-dict-field"})
+_HIDING = ("serialization_exclude", "serialization_exclude_if")
+_OPAQUE = frozenset({"metadata", "cls", "default", "members", "expected", "config"})
+"""Parts of a core schema that hold no further schemas."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +38,51 @@ class JsonConstraint(Constraint):
         return f"JSON {self.description}"
 
     def _write(self, value: Any) -> str:
-        data = self._adapter.dump_python(value, mode="json", by_alias=True, round_trip=True)
-        return json.dumps(data, ensure_ascii=False, allow_nan=False)
+        plain, data = (
+            self._writer.to_python(value, mode=mode, by_alias=True, round_trip=True) for mode in ("python", "json")
+        )
+        return json.dumps(_in_order(plain, data), ensure_ascii=False, allow_nan=False)
 
     def _read(self, text: str) -> Any:
         # Validated from JSON, not from the loaded data: JSON has no tuples, sets or dates, and pydantic knows it.
         return self._adapter.validate_json(text)
+
+    @cached_property
+    def _writer(self) -> SchemaSerializer:
+        """pydantic's serializer; where a model hides a field from it, or has another name for it there, one that writes
+        what is read."""
+        core = self._adapter.core_schema
+        readable = _readable(core)
+        return self._adapter.serializer if readable == core else SchemaSerializer(readable, None, _use_prebuilt=False)
+
+
+def _readable(core: Any) -> Any:
+    """A core schema whose fields are written under the names they are read by, all of them."""
+    if isinstance(core, list):
+        return [_readable(item) for item in core]
+    if not isinstance(core, dict):
+        return core
+    found = {key: value if key in _OPAQUE else _readable(value) for key, value in core.items()}
+    if found.get("type") in _FIELDS:
+        for key in (*_HIDING, "serialization_alias"):
+            found.pop(key, None)
+        alias = found.get("validation_alias")
+        if isinstance(alias, list):
+            alias = next((path[0] for path in alias if isinstance(path, list) and len(path) == 1), None)
+        if alias is not None:
+            found["serialization_alias"] = alias
+    return found
+
+
+def _in_order(plain: Any, data: Any) -> Any:
+    """`data` with the items of sets sorted: a set has another order in every process, and a prompt must not.
+
+    plain: the same value with its sets still sets.
+    """
+    if isinstance(plain, AbstractSet) and isinstance(data, list):
+        return sorted(data, key=lambda item: json.dumps(item, ensure_ascii=False))
+    if isinstance(plain, Mapping) and isinstance(data, dict) and len(plain) == len(data):
+        return {key: _in_order(inner, data[key]) for inner, key in zip(plain.values(), data, strict=True)}
+    if isinstance(plain, Sequence) and isinstance(data, list) and len(plain) == len(data):
+        return [_in_order(inner, item) for inner, item in zip(plain, data, strict=True)]
+    return data

@@ -1,49 +1,48 @@
 """JSON schemas of types: as declared, for prompts, and as decoded, for grammars.
 
 pydantic writes them; what llguidance cannot enforce is rewritten: it lets pass 29 February of any year, knows no
-Decimal and no keys other than strings, and refuses `uniqueItems`.
+Decimal, no bounds of dates and no keys other than strings, and refuses `uniqueItems`.
 """
 
 from __future__ import annotations
 
-import math
-import re
+import datetime
 from typing import Any
 
-from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, JsonSchemaValue
 from pydantic_core import core_schema
 
-NUMBER_LIMIT = 10**15
-"""Magnitude of decoded numbers: every integer up to it is exact as a float too, and llguidance's bounds are floats."""
-FRACTION = 1e-6
-"""Step of decoded floats without multiple_of: six digits after the point."""
-STRING_LIMIT = 500
-ITEM_LIMIT = 50
-"""Decoded strings and lists without a maximum: a small model that repeats itself would never leave them."""
-
-# 29 February exists in years divisible by 4, except by 100, unless by 400. Years run from 0001, as in Python.
-_FOURTH = "(?:0[48]|[2468][048]|[13579][26])"
-_LEAP_DAY = f"(?:[0-9]{{2}}{_FOURTH}|{_FOURTH}00)-02-29"
-_YEAR = "(?:[1-9][0-9]{3}|0[1-9][0-9]{2}|00[1-9][0-9]|000[1-9])"
-_LONG_MONTH = "(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])"
-_SHORT_MONTH = "(?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)"
-_DAY = f"(?:{_LONG_MONTH}|{_SHORT_MONTH}|02-(?:0[1-9]|1[0-9]|2[0-8]))"
-_DATE = f"(?:{_YEAR}-{_DAY}|{_LEAP_DAY})"
-_TIME = "(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]"
-_ZONE = "(?:Z|[+-](?:0[0-9]|1[0-3]):[0-5][0-9])"
-_CLOCK = "(?:[0-9]{1,2}H(?:[0-9]{1,2}M)?(?:[0-9]{1,2}S)?|[0-9]{1,2}M(?:[0-9]{1,2}S)?|[0-9]{1,2}S)"
-_DURATION = f"-?P(?:[0-9]{{1,6}}D(?:T{_CLOCK})?|T{_CLOCK})"
-_UUID = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
-_INTEGER_KEY = "(?:0|-?[1-9][0-9]{0,14})"
-_KEYS = {
-    "integer": f"^{_INTEGER_KEY}$",
-    "number": r"^-?(?:0|[1-9][0-9]{0,14})(?:\.[0-9]{1,6})?$",
-    "boolean": "^(?:true|false)$",
-}
+from . import patterns
+from .decimals import decimal_text
+from .formatted import URL
+from .moments import within
+from .schema_parts import (
+    FRACTION,
+    STRING_LIMIT,
+    anything,
+    below_zero,
+    bounded,
+    closed,
+    distinct,
+    enforceable,
+    is_closed,
+    is_scalar,
+    keyed,
+    limited,
+    members,
+    text_of,
+)
 
 
 class DeclaredSchema(GenerateJsonSchema):
-    """What a type says, in terms that llguidance enforces."""
+    """What a type says, in terms that llguidance enforces; only `uniqueItems` is left to take out."""
+
+    one_by_one = False
+    """Whether the subsets of a closed set are listed where no keyword of JSON schema says which there are."""
+
+    def generate(self, schema: core_schema.CoreSchema, mode: JsonSchemaMode = "validation") -> JsonSchemaValue:
+        written: JsonSchemaValue = enforceable(super().generate(schema, mode))
+        return written
 
     def str_schema(self, schema: core_schema.StringSchema) -> JsonSchemaValue:
         written = super().str_schema(schema)
@@ -53,32 +52,50 @@ class DeclaredSchema(GenerateJsonSchema):
         return written
 
     def decimal_schema(self, schema: core_schema.DecimalSchema) -> JsonSchemaValue:
-        places = schema.get("decimal_places", 6)
-        fraction = rf"(?:\.[0-9]{{1,{places}}})?" if places else ""
-        return _string(f"-?(?:0|[1-9][0-9]{{0,14}}){fraction}", "decimal number in quotes")
+        pattern = decimal_text(schema)
+        if pattern is None:
+            return self.handle_invalid_for_json_schema(schema, "a Decimal whose bounds leave no number")
+        return text_of(pattern, "decimal number in quotes")
+
+    def fraction_schema(self, schema: core_schema.FractionSchema) -> JsonSchemaValue:
+        return text_of(patterns.FRACTION, "fraction like 3/4")
 
     def date_schema(self, schema: core_schema.DateSchema) -> JsonSchemaValue:
-        return _string(_DATE, "date like 2024-12-31")
+        return self._within(schema, text_of(patterns.DATE, "date like 2024-12-31"))
 
     def time_schema(self, schema: core_schema.TimeSchema) -> JsonSchemaValue:
-        return _string(_TIME, "time like 23:59:00")
+        return self._within(schema, text_of(patterns.TIME, "time like 23:59:00"))
 
     def datetime_schema(self, schema: core_schema.DatetimeSchema) -> JsonSchemaValue:
-        zone = {"aware": _ZONE, "naive": ""}.get(str(schema.get("tz_constraint")), f"{_ZONE}?")
-        example = "2024-12-31T23:59:00" + ("Z" if zone == _ZONE else "")
-        return _string(f"{_DATE}T{_TIME}{zone}", f"date and time like {example}")
+        zone = {"aware": patterns.ZONE, "naive": ""}.get(str(schema.get("tz_constraint")), f"{patterns.ZONE}?")
+        example = "2024-12-31T23:59:00" + ("Z" if zone == patterns.ZONE else "")
+        written = text_of(f"{patterns.DATE}T{patterns.TIME}{zone}", f"date and time like {example}")
+        return self._within(schema, written)
+
+    def _within(self, schema: Any, written: JsonSchemaValue) -> JsonSchemaValue:
+        found = within(written, schema)
+        if found is None:
+            return self.handle_invalid_for_json_schema(schema, f"a {schema['type']} between bounds that leave none")
+        return found
 
     def timedelta_schema(self, schema: core_schema.TimedeltaSchema) -> JsonSchemaValue:
-        return _string(_DURATION, "duration like P1DT2H30M")
+        low = schema.get("ge", schema.get("gt", datetime.timedelta.min))
+        sign = "" if low >= datetime.timedelta(0) else "-?"
+        return text_of(sign + patterns.DURATION, "duration like P1DT2H30M")
 
     def uuid_schema(self, schema: core_schema.UuidSchema) -> JsonSchemaValue:
-        return _string(_UUID, "UUID")
+        return text_of(patterns.uuid_pattern(schema.get("version")), "UUID")
+
+    def url_schema(self, schema: core_schema.UrlSchema) -> JsonSchemaValue:
+        return text_of(patterns.url_pattern(schema.get("allowed_schemes") or ["https", "http"]), URL)
 
     def complex_schema(self, schema: core_schema.ComplexSchema) -> JsonSchemaValue:
         # pydantic says "a string", and then refuses most of them.
         return self.handle_invalid_for_json_schema(schema, "complex")
 
     def enum_schema(self, schema: core_schema.EnumSchema) -> JsonSchemaValue:
+        if not schema["members"]:
+            return self.handle_invalid_for_json_schema(schema, "an Enum without members")
         if not all(isinstance(member.value, str | int | float | None) for member in schema["members"]):
             return self.handle_invalid_for_json_schema(schema, "an Enum with values that are neither text nor numbers")
         return super().enum_schema(schema)
@@ -86,37 +103,86 @@ class DeclaredSchema(GenerateJsonSchema):
     def is_subclass_schema(self, schema: core_schema.IsSubclassSchema) -> JsonSchemaValue:
         return self.handle_invalid_for_json_schema(schema, "a class")
 
+    def generator_schema(self, schema: core_schema.GeneratorSchema) -> JsonSchemaValue:
+        # It would be validated only when somebody reads it.
+        return self.handle_invalid_for_json_schema(schema, "an Iterable: say list")
+
+    def json_schema(self, schema: core_schema.JsonSchema) -> JsonSchemaValue:
+        return self.handle_invalid_for_json_schema(schema, "JSON inside a string: say the type itself")
+
     def set_schema(self, schema: core_schema.SetSchema) -> JsonSchemaValue:
-        return _repeatable(super().set_schema(schema))
+        return self._distinct(schema, super().set_schema(schema))
 
     def frozenset_schema(self, schema: core_schema.FrozenSetSchema) -> JsonSchemaValue:
-        return _repeatable(super().frozenset_schema(schema))
+        return self._distinct(schema, super().frozenset_schema(schema))
+
+    def _distinct(self, schema: Any, written: JsonSchemaValue) -> JsonSchemaValue:
+        return written
 
     def dict_schema(self, schema: core_schema.DictSchema) -> JsonSchemaValue:
-        written = super().dict_schema(schema)
-        written.pop("propertyNames", None)
-        keys = self.generate_inner(schema["keys_schema"]) if "keys_schema" in schema else {}
-        keys = self.resolve_ref_schema(keys) if "$ref" in keys else keys
-        if not all(isinstance(member, str) for member in _members(keys)):
+        return self._keyed(schema, super().dict_schema(schema))
+
+    def frozendict_schema(self, schema: core_schema.FrozenDictSchema) -> JsonSchemaValue:
+        return self._keyed(schema, super().frozendict_schema(schema))
+
+    def ordered_dict_schema(self, schema: core_schema.OrderedDictSchema) -> JsonSchemaValue:
+        return self._keyed(schema, super().ordered_dict_schema(schema))
+
+    def counter_schema(self, schema: core_schema.CounterSchema) -> JsonSchemaValue:
+        return self._keyed(schema, super().counter_schema(schema))
+
+    def _keyed(self, schema: Any, written: JsonSchemaValue) -> JsonSchemaValue:
+        of = schema.get("keys_schema", {"type": "any"})
+        keys = {} if of["type"] == "any" else self._resolved(self.generate_inner(of))
+        if not all(isinstance(member, str) for member in members(keys)):
             return self.handle_invalid_for_json_schema(schema, "a dict whose keys are members that are no text")
-        pattern = _key_pattern(keys)
-        if pattern is not None:
-            values = self.generate_inner(schema["values_schema"]) if "values_schema" in schema else {}
-            written |= {"patternProperties": {pattern: values}, "additionalProperties": False}
+        if keys and not is_scalar(keys):
+            return self.handle_invalid_for_json_schema(schema, "a dict whose keys are lists or objects")
+        values = self.generate_inner(schema.get("values_schema", core_schema.any_schema()))
+        return keyed(written, keys, values, one_by_one=self.one_by_one)
+
+    def _resolved(self, written: JsonSchemaValue) -> JsonSchemaValue:
+        """A schema itself, where it was only named."""
+        if "$ref" in written:
+            return self._resolved(self.resolve_ref_schema(written))
+        if "anyOf" in written:
+            return {**written, "anyOf": [self._resolved(option) for option in written["anyOf"]]}
         return written
 
     def model_schema(self, schema: core_schema.ModelSchema) -> JsonSchemaValue:
-        return _closed(super().model_schema(schema))
+        return closed(super().model_schema(schema))
 
     def dataclass_schema(self, schema: core_schema.DataclassSchema) -> JsonSchemaValue:
-        return _closed(super().dataclass_schema(schema))
+        return closed(super().dataclass_schema(schema))
 
     def typed_dict_schema(self, schema: core_schema.TypedDictSchema) -> JsonSchemaValue:
-        return _closed(super().typed_dict_schema(schema))
+        return closed(super().typed_dict_schema(schema))
+
+    def model_field_schema(self, schema: core_schema.ModelField) -> JsonSchemaValue:
+        self._check_alias(schema)
+        return super().model_field_schema(schema)
+
+    def dataclass_field_schema(self, schema: core_schema.DataclassField) -> JsonSchemaValue:
+        self._check_alias(schema)
+        return super().dataclass_field_schema(schema)
+
+    def typed_dict_field_schema(self, schema: core_schema.TypedDictField) -> JsonSchemaValue:
+        self._check_alias(schema)
+        return super().typed_dict_field_schema(schema)
+
+    def _check_alias(self, schema: Any) -> None:
+        alias = schema.get("validation_alias", "")
+        if isinstance(alias, list) and not any(isinstance(path, list) and len(path) == 1 for path in alias):
+            self.handle_invalid_for_json_schema(schema, f"a field that is read from inside another ({alias}): name it")
 
 
 class DecodeSchema(DeclaredSchema):
     """The declared schema with limits where the type has none. They bind generated values; others may be longer."""
+
+    one_by_one = True
+
+    def any_schema(self, schema: core_schema.AnySchema) -> JsonSchemaValue:
+        return anything()
 
     def str_schema(self, schema: core_schema.StringSchema) -> JsonSchemaValue:
         written = super().str_schema(schema)
@@ -124,66 +190,29 @@ class DecodeSchema(DeclaredSchema):
         return written
 
     def int_schema(self, schema: core_schema.IntSchema) -> JsonSchemaValue:
-        return _bounded(super().int_schema(schema))
+        return below_zero(bounded(super().int_schema(schema)))
 
     def float_schema(self, schema: core_schema.FloatSchema) -> JsonSchemaValue:
-        return {"multipleOf": FRACTION, **_bounded(super().float_schema(schema))}
+        return below_zero({"multipleOf": FRACTION, **bounded(super().float_schema(schema))})
 
     def list_schema(self, schema: core_schema.ListSchema) -> JsonSchemaValue:
-        return _limited(super().list_schema(schema), "Items")
+        return limited(super().list_schema(schema), "Items")
 
-    def set_schema(self, schema: core_schema.SetSchema) -> JsonSchemaValue:
-        return _limited(super().set_schema(schema), "Items")
-
-    def frozenset_schema(self, schema: core_schema.FrozenSetSchema) -> JsonSchemaValue:
-        return _limited(super().frozenset_schema(schema), "Items")
+    def deque_schema(self, schema: core_schema.DequeSchema) -> JsonSchemaValue:
+        return limited(super().deque_schema(schema), "Items")
 
     def tuple_schema(self, schema: core_schema.TupleSchema) -> JsonSchemaValue:
-        return _limited(super().tuple_schema(schema), "Items")
+        return limited(super().tuple_schema(schema), "Items")
 
-    def dict_schema(self, schema: core_schema.DictSchema) -> JsonSchemaValue:
-        return _limited(super().dict_schema(schema), "Properties")
+    def _distinct(self, schema: Any, written: JsonSchemaValue) -> JsonSchemaValue:
+        if schema.get("items_schema", {"type": "any"})["type"] == "any":
+            return limited({**written, "items": anything(0)}, "Items")  # a list or an object cannot be in a set
+        known = self._resolved(written.get("items", {}))
+        return limited(distinct({**written, "items": known}) if is_closed(known) else written, "Items")
 
+    def _keyed(self, schema: Any, written: JsonSchemaValue) -> JsonSchemaValue:
+        return limited(super()._keyed(schema, written), "Properties")
 
-def _string(pattern: str, description: str) -> JsonSchemaValue:
-    return {"type": "string", "pattern": f"^{pattern}$", "description": description}
-
-
-def _repeatable(schema: JsonSchemaValue) -> JsonSchemaValue:
-    # A set drops repetitions when it is read.
-    return {key: value for key, value in schema.items() if key != "uniqueItems"}
-
-
-def _closed(schema: JsonSchemaValue) -> JsonSchemaValue:
-    # pydantic ignores unknown members; a model should not be led to write them.
-    if "properties" in schema and "additionalProperties" not in schema:
-        return {**schema, "additionalProperties": False}
-    return schema
-
-
-def _bounded(schema: JsonSchemaValue) -> JsonSchemaValue:
-    bounded: dict[str, Any] = dict(schema)
-    low: Any = schema.get("minimum", schema.get("exclusiveMinimum", -math.inf))
-    high: Any = schema.get("maximum", schema.get("exclusiveMaximum", math.inf))
-    if low < -NUMBER_LIMIT:
-        bounded.pop("exclusiveMinimum", None)
-        bounded["minimum"] = -NUMBER_LIMIT
-    if high > NUMBER_LIMIT:
-        bounded.pop("exclusiveMaximum", None)
-        bounded["maximum"] = NUMBER_LIMIT
-    return bounded
-
-
-def _limited(schema: JsonSchemaValue, what: str) -> JsonSchemaValue:
-    return {f"max{what}": max(ITEM_LIMIT, 2 * int(schema.get(f"min{what}", 0))), **schema}
-
-
-def _members(schema: JsonSchemaValue) -> list[Any]:
-    return list(schema.get("enum", [schema["const"]] if "const" in schema else []))
-
-
-def _key_pattern(keys: JsonSchemaValue) -> str | None:
-    """Pattern of a dict's keys, or None for any string."""
-    if members := _members(keys):
-        return "^(?:" + "|".join(re.escape(member) for member in members) + ")$"
-    return str(keys["pattern"]) if "pattern" in keys else _KEYS.get(str(keys.get("type")))
+    def model_schema(self, schema: core_schema.ModelSchema) -> JsonSchemaValue:
+        written = super().model_schema(schema)
+        return {**written, "additionalProperties": anything(1)} if written.get("additionalProperties") is True else written

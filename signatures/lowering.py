@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import datetime
 import enum
 import json
+import math
 import types
 import typing
-import uuid
 from collections.abc import Sequence
 from decimal import Decimal
 from functools import lru_cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from annotated_types import Ge, Gt, Interval, Le, Lt, MultipleOf
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
 from pydantic.errors import PydanticUserError
 from pydantic.fields import FieldInfo
 from pydantic_core import SchemaError
@@ -22,15 +20,17 @@ from pydantic_core import SchemaError
 from ..errors import ConstraintError, SignatureError
 from .choice import Choice, choice_texts
 from .constraint import Constraint
+from .extent import impossible
 from .formatted import FormattedConstraint
 from .json_constraint import JsonConstraint
 from .json_schema import DeclaredSchema, DecodeSchema
 from .json_sketch import sketch
 from .number import NumberConstraint, describe_number
 from .optional import NONE, OptionalConstraint
+from .schema_parts import without
 from .text import Form, TextConstraint
 
-_FORMATTED = (datetime.date, datetime.time, datetime.datetime, datetime.timedelta, uuid.UUID)
+_BOUNDS = ("ge", "gt", "le", "lt", "multiple_of", "max_digits", "decimal_places")
 
 
 def lower_type(annotation: Any, metadata: Sequence[Any] = (), field: str = "value", *, last: bool = False) -> Constraint:
@@ -42,8 +42,9 @@ def lower_type(annotation: Any, metadata: Sequence[Any] = (), field: str = "valu
     """
     try:
         constraint = _lower(annotation, tuple(metadata), field, last)
-    except (PydanticUserError, SchemaError, AssertionError) as error:  # pydantic asserts that a Literal has members
-        raise _unsupported(field, annotation, " ".join(str(error).split())) from error
+    except (PydanticUserError, SchemaError, AssertionError, ImportError) as error:
+        # pydantic asserts that a Literal has members, and needs a package for e-mail addresses.
+        raise _unsupported(field, annotation, " ".join(getattr(error, "message", str(error)).split())) from error
     check_possible(constraint)
     return constraint
 
@@ -63,12 +64,10 @@ def _lower(annotation: Any, metadata: tuple[Any, ...], field: str, last: bool) -
         if _parses(constraint, NONE):
             return _json(field, declared)
         return OptionalConstraint(field, declared, constraint)
-    if annotation in (int, float, Decimal):
-        return _number(annotation, declared, metadata, field)
-    if annotation in _FORMATTED:
-        schema = TypeAdapter(declared).json_schema(schema_generator=DeclaredSchema)
-        return FormattedConstraint(field, declared, schema["pattern"], schema["description"])
-    return _text(declared, field, last) if annotation is str else _json(field, declared)
+    if annotation is str:
+        return _text(declared, field, last)
+    number = _number(annotation, declared, metadata, field) if annotation in (int, float, Decimal) else None
+    return number or _formatted(field, declared) or _json(field, declared)
 
 
 def _unwrap(annotation: Any) -> tuple[Any, tuple[Any, ...]]:
@@ -80,10 +79,20 @@ def _unwrap(annotation: Any) -> tuple[Any, tuple[Any, ...]]:
             metadata = (*_flat(found), *metadata)
         elif isinstance(annotation, typing.NewType):
             annotation = annotation.__supertype__
-        elif hasattr(annotation, "__value__"):
+        elif hasattr(annotation, "__value__") and _is_plain_alias(annotation):
             annotation = annotation.__value__
         else:
             return annotation, metadata
+
+
+def _is_plain_alias(alias: Any) -> bool:
+    """Whether a `type` statement's right-hand side can stand for it: one with parameters, or with names in quotes (its
+    own, mostly), only pydantic can read."""
+    return not get_args(alias) and not alias.__type_params__ and not _is_quoted(alias.__value__)
+
+
+def _is_quoted(annotation: Any) -> bool:
+    return isinstance(annotation, str | typing.ForwardRef) or any(_is_quoted(part) for part in get_args(annotation))
 
 
 def _flat(metadata: Sequence[Any]) -> list[Any]:
@@ -131,22 +140,52 @@ def _parses(constraint: Constraint, text: str) -> bool:
     return True
 
 
-def _number(kind: type, declared: Any, metadata: tuple[Any, ...], field: str) -> NumberConstraint:
-    bounded = declared
-    if kind is Decimal:
-        # pydantic's schema of a Decimal is a string's; its bounds are those of a number.
-        bounds = [item for item in metadata if isinstance(item, Ge | Gt | Le | Lt | MultipleOf | Interval)]
-        places = [item.decimal_places for item in metadata if getattr(item, "decimal_places", None)]
-        bounds += [MultipleOf(10.0**-count) for count in places]
-        bounded = Annotated[(float, *bounds)] if bounds else float
-    adapter: TypeAdapter[Any] = TypeAdapter(bounded)
+def _number(kind: type, declared: Any, metadata: tuple[Any, ...], field: str) -> NumberConstraint | None:
+    adapter: TypeAdapter[Any] = TypeAdapter(_as_float(metadata) if kind is Decimal else declared)
     decoded = adapter.json_schema(schema_generator=DecodeSchema)
+    if decoded.get("type") not in ("integer", "number"):
+        return None  # a validator or a schema of the user's
     shown = describe_number(adapter.json_schema())
-    return NumberConstraint(field, declared, json.dumps(decoded), shown, exact=kind is Decimal)
+    return NumberConstraint(field, declared, json.dumps(decoded, default=float), shown, exact=kind is Decimal)
+
+
+def _as_float(metadata: tuple[Any, ...]) -> Any:
+    """A Decimal's bounds on a float: pydantic's schema of a Decimal is a string's."""
+    bounds = {
+        name: _plain(value) for item in metadata for name in _BOUNDS if (value := getattr(item, name, None)) is not None
+    }
+    digits, places = bounds.pop("max_digits", None), bounds.pop("decimal_places", None)
+    if digits is not None:
+        places = min(2, digits - 1) if places is None else places
+        largest = float(Decimal(10) ** (digits - places) - Decimal(1).scaleb(-places))
+        if bounds.get("gt", -math.inf) < -largest:
+            bounds["ge"] = max(bounds.get("ge", -largest), -largest)
+        if bounds.get("lt", math.inf) > largest:
+            bounds["le"] = min(bounds.get("le", largest), largest)
+    if places is not None:
+        bounds.setdefault("multiple_of", 10.0**-places)
+    return Annotated[float, Field(**bounds)]
+
+
+def _plain(number: Any) -> Any:
+    if not isinstance(number, Decimal):
+        return number
+    return int(number) if number == number.to_integral_value() else float(number)
+
+
+def _formatted(field: str, declared: Any) -> FormattedConstraint | None:
+    """The constraint of a type that JSON writes as a string of a fixed format."""
+    schema = TypeAdapter(declared).json_schema(schema_generator=DeclaredSchema)
+    if schema.get("type") != "string" or not {"pattern", "description"} <= schema.keys():
+        return None
+    span = schema["allOf"][0]["pattern"] if "allOf" in schema else None
+    return FormattedConstraint(field, declared, schema["pattern"], schema["description"], span)
 
 
 def _text(declared: Any, field: str, last: bool) -> TextConstraint:
     schema = TypeAdapter(declared).json_schema()
+    if "format" in schema:
+        raise _unsupported(field, declared, f"no grammar knows its format {schema['format']}")
     pattern = schema.get("pattern")
     form: Form = "block" if last else "raw" if pattern is not None else "line"
     least, most = schema.get("minLength"), schema.get("maxLength")
@@ -160,7 +199,11 @@ def _text(declared: Any, field: str, last: bool) -> TextConstraint:
 def _json(field: str, declared: Any) -> JsonConstraint:
     adapter: TypeAdapter[Any] = TypeAdapter(declared)
     shown = sketch(adapter.json_schema(schema_generator=DeclaredSchema))
-    return JsonConstraint(field, declared, json.dumps(adapter.json_schema(schema_generator=DecodeSchema)), shown)
+    decoded = adapter.json_schema(schema_generator=DecodeSchema)
+    empty = impossible(decoded)
+    if empty is not None:
+        raise _unsupported(field, declared, f"no value satisfies {empty or 'it'}")
+    return JsonConstraint(field, declared, json.dumps(without(decoded, "uniqueItems"), default=float), shown)
 
 
 @lru_cache(maxsize=1024)

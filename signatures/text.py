@@ -60,7 +60,7 @@ class TextConstraint(Constraint):
         terminal = name.upper() + "_TEXT"
         shape = f"/{self._shape()}/"
         if self.pattern is not None:
-            shape += f" & /{_slashed(self.pattern)}/"
+            shape += f" & /{slashed(self.pattern)}/"
         return f"{name}: {terminal}\n{terminal}: {shape}\n"
 
     def _shape(self) -> str:
@@ -113,6 +113,6 @@ def _unescape(found: re.Match[str]) -> str:
     return {"n": "\n", "\\": "\\"}.get(found[1], found[0])
 
 
-def _slashed(pattern: str) -> str:
+def slashed(pattern: str) -> str:
     """The pattern for between a Lark regex's slashes."""
     return re.sub(r"(\\.)|/", lambda m: m[1] or r"\/", pattern, flags=re.DOTALL).replace("\n", r"\n")

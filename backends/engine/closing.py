@@ -17,58 +17,72 @@ MAX_STATES = 20_000
 def shortest_completion(grammar: str, written: bytes, limit: int) -> bytes | None:
     """Return the shortest text (UTF-8) that completes `written` under a Lark grammar; None if it has over `limit` bytes.
 
-    Dijkstra's algorithm over the grammar's bytes. States that allow the same next bytes at the same length, with as many
-    brackets open, count as one: a parser's state cannot be compared, and what else tells such states apart (a counter,
-    mostly) seldom matters for the end. Raises `ValueError` if the grammar does not compile or does not allow `written`.
+    Dijkstra's algorithm over the grammar's bytes. States that allow the same next bytes at the same place count as one: a
+    parser's state cannot be compared, and what else tells such states apart seldom matters for the end. Raises
+    `ValueError` if the grammar does not compile or does not allow `written`.
     """
     start = _compile(grammar).deep_copy()
     if written and start.try_consume_tokens(list(written)) != len(written):
         raise ValueError(f"the grammar does not allow {written!r}")
     alphabet = _alphabet(grammar)
     order = count()
-    states: list[tuple[int, int, llguidance.LLMatcher, bytes, Nesting]] = []
-    heapq.heappush(states, (0, next(order), start, b"", Nesting().after(written)))
-    seen: set[tuple[int, bytes, Nesting]] = set()
+    states: list[tuple[int, int, llguidance.LLMatcher, bytes, Place]] = []
+    heapq.heappush(states, (0, next(order), start, b"", Place().after(written)))
+    seen: set[tuple[bytes, Place]] = set()
     while states and len(seen) < MAX_STATES:
-        _, _, matcher, text, nesting = heapq.heappop(states)
+        _, _, matcher, text, place = heapq.heappop(states)
         if matcher.is_accepting():
             return text
         forced = matcher.compute_ff_bytes()
         if forced:
             matcher.consume_tokens(list(forced))
             if len(text) + len(forced) <= limit:
-                further = nesting.after(forced)
-                heapq.heappush(states, (len(text) + len(forced), next(order), matcher, text + forced, further))
+                further = place.after(forced)
+                heapq.heappush(
+                    states, (len(text) + len(forced) + further.left, next(order), matcher, text + forced, further)
+                )
             continue
         mask = matcher.compute_bitmask()
-        if (len(text), mask, nesting) in seen or len(text) == limit:
+        if (mask, place) in seen or len(text) == limit:
             continue
-        seen.add((len(text), mask, nesting))
+        seen.add((mask, place))
         for byte in _allowed(mask, alphabet):
             after, one = matcher.deep_copy(), bytes([byte])
             after.consume_token(byte)
-            heapq.heappush(states, (len(text) + 1, next(order), after, text + one, nesting.after(one)))
+            further = place.after(one)
+            heapq.heappush(states, (len(text) + 1 + further.left, next(order), after, text + one, further))
     return None
 
 
-class Nesting(NamedTuple):
-    """Where in JSON a text is: open brackets, and whether it is inside a string. Of other texts it says nothing, which
-    only makes the search longer."""
+class Place(NamedTuple):
+    """Where in JSON a text is: open brackets, whether it is inside a string, how many brackets, quotes and commas there
+    were, and how many bytes since the last. What stands in a string that is closed makes no difference any more. Of other
+    texts it says only how long they are."""
 
     depth: int = 0
     quoted: bool = False
     escaped: bool = False
+    marks: int = 0
+    offset: int = 0
 
-    def after(self, text: bytes) -> Nesting:
+    @property
+    def left(self) -> int:
+        """Bytes that must come before the end, at least: what is open is closed one by one."""
+        return self.depth + self.quoted
+
+    def after(self, text: bytes) -> Place:
         """The place after more text."""
-        depth, quoted, escaped = self
+        depth, quoted, escaped, marks, offset = self
         for byte in text:
+            mark = not escaped and byte == ord('"')
             if quoted:
                 quoted, escaped = escaped or byte != ord('"'), not escaped and byte == ord("\\")
             else:
                 quoted = byte == ord('"')
                 depth += (byte in b"{[") - (byte in b"}]")
-        return Nesting(depth, quoted, escaped)
+                mark = mark or byte in b"{}[],"
+            marks, offset = (marks + 1, 0) if mark else (marks, offset + 1)
+        return Place(depth, quoted, escaped, marks, offset)
 
 
 def _allowed(mask: bytes, alphabet: bytes) -> list[int]:

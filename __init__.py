@@ -22,6 +22,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from . import errors
+from .signatures import remote as _remote
 
 if TYPE_CHECKING:
     from .backends.lm import LM
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from .signatures.knob import Knob
     from .signatures.module import Module
     from .signatures.predict import ChainOfThought, Predict
+    from .signatures.remote import RemoteBackend
     from .signatures.signature import Input, Output, Signature
 
 __version__ = "0.1.0"
@@ -111,6 +113,16 @@ __all__ = [
     "span_f1",
     "weighted",
 ]
+
+
+def _remote_backend() -> RemoteBackend:
+    from .backends import remote
+
+    return remote
+
+
+# Wired here because signatures/ may not import backends/; whatever is imported of Still, this module comes first.
+_remote.remote_backend = _remote_backend
 
 
 def __getattr__(name: str) -> Any:

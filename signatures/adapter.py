@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from ..errors import SignatureError
+from . import remote
 from .bridge import Adapter, settings, with_callbacks
 from .executor import Completion, DemonstrationSource, Executor, Sampling, Streamer
 from .fieldset import allows_none, special_fields
 from .layout import lower
 from .plan import Plan
 from .prediction import Answer
-from .remote import acall_remote, call_remote
 from .values import value_text
 
 _SAMPLING = frozenset({"temperature", "top_p", "top_k", "min_p", "seed", "max_tokens"})
@@ -21,10 +21,10 @@ _OTHER = frozenset({"n", "num_generations", "rollout_id"})
 
 
 class PlanAdapter(Adapter):  # type: ignore[misc]  # dspy ships no types
-    """Lowers a signature to a plan and has an `Executor` run it; other LMs get dspy's chat format.
+    """Lowers a signature to a plan and has an `Executor` run it; other LMs get messages, and a JSON schema if they take one.
 
     Either way every value returned is of its field's type, or `ConstraintError` is raised. Signatures with dspy's own
-    types (Image, Tool, History, ...) always go through the chat format, and fields of those types are not checked.
+    types (Image, Tool, History, ...) always go through dspy's chat format, and fields of those types are not checked.
     `demos` may be a `DemonstrationSource`. For unmodified dspy predictors: `dspy.context(adapter=PlanAdapter())`.
     """
 
@@ -33,7 +33,7 @@ class PlanAdapter(Adapter):  # type: ignore[misc]  # dspy ships no types
     ) -> list[dict[str, Any]]:
         demos = _selected(demos, inputs)
         if not _runs_plans(lm, signature):
-            return call_remote(lm, lm_kwargs, signature, demos, inputs)
+            return remote.remote_backend().call_remote(lm, lm_kwargs, signature, demos, inputs)
         plan, sampling, n = _prepare(lm, lm_kwargs, signature, demos)
         return _finish(lm, _execute(lm, plan, _present(signature, inputs), sampling, n))
 
@@ -42,7 +42,7 @@ class PlanAdapter(Adapter):  # type: ignore[misc]  # dspy ships no types
     ) -> list[dict[str, Any]]:
         demos = _selected(demos, inputs)
         if not _runs_plans(lm, signature):
-            return await acall_remote(lm, lm_kwargs, signature, demos, inputs)
+            return await remote.remote_backend().acall_remote(lm, lm_kwargs, signature, demos, inputs)
         plan, sampling, n = _prepare(lm, lm_kwargs, signature, demos)
         return _finish(lm, await _aexecute(lm, plan, _present(signature, inputs), sampling, n))
 

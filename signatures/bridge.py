@@ -17,7 +17,7 @@ from dspy.adapters.types import Type as DspyType
 from dspy.adapters.types.tool import Tool
 from dspy.signatures.signature import SignatureMeta
 from dspy.utils.callback import with_callbacks
-from dspy.utils.exceptions import AdapterParseError, LMInvalidRequestError
+from dspy.utils.exceptions import AdapterParseError, LMInvalidRequestError, LMUnsupportedFeatureError
 from dspy.utils.saving import get_dependency_versions as dependency_versions
 
 context = settings.context
@@ -43,6 +43,7 @@ __all__ = [
     "InputField",
     "JSONAdapter",
     "LMInvalidRequestError",
+    "LMUnsupportedFeatureError",
     "Module",
     "OutputField",
     "Prediction",

@@ -1,14 +1,34 @@
 """Servers: the types go along as a JSON schema, answers are checked and asked for again, scoring is refused."""
 
+import asyncio
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
 import dspy
 import pytest
 import still
+from chat_server import Refusal, SchemaLM, serving
+from dspy.utils.callback import BaseCallback
+from dspy.utils.exceptions import (
+    ContextWindowExceededError,
+    LMAuthError,
+    LMInvalidRequestError,
+    LMServerError,
+    LMTimeoutError,
+    LMTransportError,
+)
+from still.backends.meter import metered
 from still.errors import ConstraintError, SignatureError
+
+GOOD = '{"team": "orders", "urgency": 2}'
+TOO_URGENT = '{"team": "orders", "urgency": 9}'
+CHAT = "[[ ## team ## ]]\nshipping\n\n[[ ## urgency ## ]]\n3\n\n[[ ## completed ## ]]"
+NO_BOUNDS = Refusal(400, "Invalid schema for response_format 'answer': 'maximum' is not permitted.")
+NO_SCHEMA = Refusal(422, "This response_format type is unavailable now.")
+NO_JSON = Refusal(400, "'response_format.type' must be 'text'")
 
 
 class Ticket(still.Signature):
@@ -19,142 +39,271 @@ class Ticket(still.Signature):
     urgency: int = still.Output(ge=1, le=5)
 
 
-class Server(ThreadingHTTPServer):
-    """Speaks OpenAI's chat protocol; answers from a script: text, or a status code to fail with."""
+@pytest.fixture(params=["sync", "async"])
+def ask(request):
+    """Runs a predictor on an LM, by a call or by a coroutine."""
 
-    def __init__(self, *script):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.script, self.requests = list(script), []
-        threading.Thread(target=self.serve_forever, daemon=True).start()
+    def run(lm, signature=Ticket, **options):
+        predict = still.Predict(signature)
+        with still.context(lm=lm):
+            if request.param == "sync":
+                return predict(message="x", **options)
+            return asyncio.run(predict.acall(message="x", **options))
 
-    @property
-    def lm(self):
-        return Remote(
-            "openai/scripted", api_base=f"http://127.0.0.1:{self.server_port}/v1", api_key="x", cache=False, num_retries=0,
-            max_tokens=64,
-        )  # fmt: skip
+    return run
 
 
-class Remote(dspy.LM):
-    """An LM of whose server dspy knows that it takes schemas."""
-
-    supports_response_schema = True
-    supported_params = frozenset({"response_format", "temperature", "max_tokens", "n"})
+def conversation(body):
+    return body["messages"]
 
 
-class Handler(BaseHTTPRequestHandler):
-    def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.requests.append(body)
-        answer = self.server.script.pop(0)
-        if isinstance(answer, int):
-            self.reply(answer, {"error": {"message": "refused by the test", "type": "invalid_request_error", "code": None}})
-            return
-        message = {"role": "assistant", "content": answer}
-        choice = {"index": 0, "message": message, "finish_reason": "stop"}
-        usage = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
-        head = {"id": "1", "object": "chat.completion", "created": 0, "model": "m"}
-        self.reply(200, {**head, "choices": [choice], "usage": usage})
-
-    def reply(self, status, body):
-        data = json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *_): ...
+def formats(server):
+    """How the format was asked for, per request."""
+    kinds = []
+    for body in server.requests:
+        asked = body.get("response_format") or {"type": None}
+        kinds.append("bounds" if "maximum" in json.dumps(asked) else asked["type"])
+    return kinds
 
 
-GOOD = '{"team": "orders", "urgency": 2}'
-CHAT = "[[ ## team ## ]]\nshipping\n\n[[ ## urgency ## ]]\n3\n\n[[ ## completed ## ]]"
+# --- what is sent ---
 
 
-@pytest.fixture
-def serve():
-    servers = []
-
-    def start(*script):
-        servers.append(Server(*script))
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
-
-
-def ask(server):
-    with still.context(lm=server.lm):
-        return still.Predict(Ticket)(message="x")
-
-
-def schema_of(request):
-    return request["response_format"]["json_schema"]["schema"]
-
-
-def test_the_types_go_along_as_a_schema_with_their_bounds(serve):
-    server = serve(GOOD)
-    answer = ask(server)
+def test_the_types_go_along_as_one_schema(ask):
+    with serving(GOOD) as server:
+        answer = ask(server.lm())
     assert (answer.team, answer.urgency) == ("orders", 2)
-    schema = schema_of(server.requests[0])
-    assert schema["properties"]["team"]["enum"] == ["orders", "shipping"]
-    assert (schema["properties"]["urgency"]["minimum"], schema["properties"]["urgency"]["maximum"]) == (1, 5)
-    assert schema["required"] == ["team", "urgency"]
-    assert schema["additionalProperties"] is False
+    (body,) = server.requests
+    assert body["response_format"] == {
+        "type": "json_schema",
+        "json_schema": {
+            "name": "answer",
+            "strict": True,
+            "schema": {
+                "type": "object",
+                "properties": {
+                    "team": {"type": "string", "enum": ["orders", "shipping"]},
+                    "urgency": {"type": "integer", "minimum": 1, "maximum": 5},
+                },
+                "required": ["team", "urgency"],
+                "additionalProperties": False,
+            },
+        },
+    }
+    # Servers refuse JSON modes where the prompt does not mention it.
+    assert "JSON" in conversation(body)[-1]["content"]
 
 
-def test_a_value_outside_its_type_is_asked_for_again_with_the_error(serve):
-    server = serve('{"team": "orders", "urgency": 9}', GOOD)
-    assert ask(server).urgency == 2
-    assert len(server.requests) == 2
-    assert "urgency" in json.dumps(server.requests[1]["messages"])
-    assert "refused" in json.dumps(server.requests[1]["messages"])
+def test_demonstrations_are_what_the_schema_asks_for():
+    predict = still.Predict(Ticket)
+    predict.demos = [{"message": "a", "team": "shipping", "urgency": 1}]
+    with serving(GOOD) as server, still.context(lm=server.lm()):
+        predict(message="x")
+    _, _, shown, _ = conversation(server.requests[0])
+    assert shown["role"] == "assistant"
+    assert json.loads(shown["content"]) == {"team": "shipping", "urgency": 1}
 
 
-def test_text_that_is_no_json_is_asked_for_again(serve):
-    server = serve("I would say orders.", GOOD)
-    assert ask(server).team == "orders"
+def test_a_server_of_which_nothing_is_known_is_asked_in_the_chat_format(ask):
+    with serving(CHAT) as server:
+        assert ask(server.lm(dspy.LM)).team == "shipping"
+    assert formats(server) == [None]
+    assert "[[ ## team ## ]]" in conversation(server.requests[0])[0]["content"]
 
 
-def test_three_wrong_answers_are_an_error(serve):
-    server = serve(*['{"team": "garden", "urgency": 2}'] * 3)
-    with pytest.raises(ConstraintError, match="no valid answer in 3 attempts"):
-        ask(server)
+def test_a_server_that_was_declared_to_dspy_gets_the_schema(ask):
+    with serving(GOOD, GOOD) as server:
+        address = f"http://127.0.0.1:{server.server_port}/v1"
+        definition = dspy.lm15.ProviderDefinition.chat(
+            dspy.lm15.AccessPolicy(provider="my-server", base_url=address),
+            compat=dspy.lm15.OpenAIChatCompat(json_schema="send"),
+            placeholder_key="none",
+        )
+        dspy.lm15.register_provider(definition, supports=dspy.lm15.ModelSupport(response_schema=True))
+        try:
+            assert ask(dspy.LM("my-server/any", cache=False)).urgency == 2
+        finally:
+            dspy.lm15.unregister_provider("my-server")
+    assert formats(server) == ["bounds"]
+
+
+def test_a_response_format_of_the_users_own_is_kept(ask):
+    with serving(GOOD, GOOD, NO_JSON) as server:
+        ask(server.lm(response_format={"type": "json_object"}))
+        ask(server.lm(), config={"response_format": {"type": "json_object"}})
+        with pytest.raises(LMInvalidRequestError):
+            ask(server.lm(response_format={"type": "json_object"}))
+    assert formats(server) == ["json_object"] * 3
+
+
+# --- what comes back ---
+
+
+def test_a_value_outside_its_type_is_shown_to_the_model_with_the_reason(ask):
+    garden = '{"team": "garden", "urgency": 1}'
+    with serving(TOO_URGENT, garden, GOOD) as server:
+        assert ask(server.lm()).urgency == 2
+    first, second, third = map(conversation, server.requests)
+    # What was said before stays as it was, so that a server's prefix cache holds it.
+    assert second[:-2] == first
+    assert third[:-2] == second
+    assert second[-2] == {"role": "assistant", "content": TOO_URGENT}
+    assert second[-1]["role"] == "user"
+    assert "field 'urgency': 9 is not valid" in second[-1]["content"]
+    assert third[-2] == {"role": "assistant", "content": garden}
+    assert "field 'team': 'garden' is not valid" in third[-1]["content"]
+    assert formats(server) == ["bounds"] * 3
+
+
+@pytest.mark.parametrize("text", ["I would say orders.", '{"team": "orders"', '{"team": "orders"}', "[1, 2]", ""])
+def test_what_is_no_complete_object_is_asked_for_again(text):
+    with serving(text, GOOD) as server, still.context(lm=server.lm()):
+        assert still.Predict(Ticket)(message="x").team == "orders"
+    told = conversation(server.requests[1])[-2:]
+    assert told[0]["role"] == "assistant" and told[0]["content"]
+    assert "not valid" in told[1]["content"]
+
+
+def test_an_object_is_found_between_fences():
+    with serving(f"Here it is:\n```json\n{GOOD}\n```") as server, still.context(lm=server.lm()):
+        assert still.Predict(Ticket)(message="x").urgency == 2
+
+
+def test_the_chat_format_is_told_of_errors_too(ask):
+    with serving("[[ ## team ## ]]\norders", CHAT.replace("3", "many"), CHAT) as server:
+        assert ask(server.lm(dspy.LM)).urgency == 3
+    first, second, third = map(conversation, server.requests)
+    assert second[:-2] == first and third[:-2] == second
+    assert "urgency" in second[-1]["content"]
+    assert "many" in third[-1]["content"]
+
+
+def test_three_wrong_answers_are_an_error_that_names_them(ask):
+    wrong = [TOO_URGENT, '{"team": "garden", "urgency": 1}', '{"team": "orders", "urgency": "soon"}']
+    with serving(*wrong, GOOD) as server, pytest.raises(ConstraintError, match="no valid answer in 3 attempts") as caught:
+        ask(server.lm())
     assert len(server.requests) == 3
+    for part in ("field 'urgency': 9", "field 'team': 'garden'", "field 'urgency': 'soon'"):
+        assert part in str(caught.value)
 
 
-def test_a_server_that_refuses_the_schema_is_asked_without(serve):
-    server = serve(400, CHAT)
-    assert ask(server).team == "shipping"
-    assert "response_format" not in server.requests[1]
+def test_of_several_samples_the_valid_ones_are_kept():
+    answers = iter([GOOD, TOO_URGENT, '{"team": "shipping", "urgency": 1}', '{"team": "shipping", "urgency": 5}'])
+    with serving(lambda body: next(answers)) as server, still.context(lm=server.lm(temperature=1.0)):
+        prediction = still.Predict(Ticket)(message="x", config={"n": 3})
+    assert prediction.completions.urgency == [2, 1, 5]
+    assert [len(conversation(body)) for body in server.requests] == [2, 2, 2, 4]
 
 
-def test_other_errors_of_the_server_are_its_own(serve):
-    from dspy.utils.exceptions import LMError
-
-    with pytest.raises(LMError):
-        ask(serve(400, 400))
-    with pytest.raises(LMError):
-        ask(serve(500, 500, 500))
+# --- what a server refuses ---
 
 
-def test_scoring_is_refused_before_anything_is_sent(serve):
-    server = serve(GOOD)
+def test_what_a_server_refuses_is_left_out_step_by_step_and_not_asked_again(ask):
+    with serving(NO_BOUNDS, NO_SCHEMA, NO_JSON, GOOD, TOO_URGENT, GOOD) as server:
+        assert ask(server.lm()).team == "orders"
+        assert formats(server) == ["bounds", "json_schema", "json_object", None]
+        assert ask(server.lm()).team == "orders"
+        assert formats(server)[4:] == [None, None]
+    assert len({json.dumps(conversation(body)) for body in server.requests[:4]}) == 1
+
+
+def test_a_schema_without_bounds_is_tried_first():
+    with serving(NO_BOUNDS, GOOD) as server, still.context(lm=server.lm()):
+        still.Predict(Ticket)(message="x")
+    schema = server.requests[1]["response_format"]["json_schema"]["schema"]
+    assert schema["properties"] == {
+        "team": {"type": "string", "enum": ["orders", "shipping"]},
+        "urgency": {"type": "integer"},
+    }
+    assert schema["required"] == ["team", "urgency"]
+
+
+def test_refusals_do_not_count_as_attempts():
+    with serving(NO_BOUNDS, NO_SCHEMA, TOO_URGENT, TOO_URGENT, GOOD) as server, still.context(lm=server.lm()):
+        assert still.Predict(Ticket)(message="x").urgency == 2
+
+
+def test_many_threads_may_meet_the_refusal_at_once():
+    def answer(body):
+        return NO_BOUNDS if "maximum" in json.dumps(body.get("response_format")) else GOOD
+
+    with serving(answer) as server, ThreadPoolExecutor(8) as threads:
+        lm = server.lm()
+
+        def one(i):
+            with still.context(lm=lm):
+                return still.Predict(Ticket)(message=str(i)).urgency
+
+        assert list(threads.map(one, range(32))) == [2] * 32
+    assert set(formats(server)) == {"bounds", "json_schema"}
+
+
+@pytest.mark.parametrize(
+    ("refusal", "error"),
+    [
+        (Refusal(400, "max_tokens is too large"), LMInvalidRequestError),
+        (Refusal(400, "8 tokens at most, your JSON has 9", "context_length_exceeded"), ContextWindowExceededError),
+        (Refusal(401, "Incorrect API key, see the JSON schema"), LMAuthError),
+        (Refusal(408, "Timed out while compiling the schema"), LMTimeoutError),
+        (Refusal(500, "The schema made the server fail"), LMServerError),
+    ],
+)
+def test_other_errors_are_raised_as_they_are(ask, refusal, error):
+    with serving(refusal) as server:
+        with pytest.raises(error) as caught:
+            ask(server.lm())
+        assert len(server.requests) == 1
+    assert type(caught.value) is error
+
+
+def test_a_server_that_is_not_there_is_an_error_of_dspys(ask):
+    with serving() as server:
+        lm = server.lm()
+    with pytest.raises(LMTransportError):
+        ask(lm)
+
+
+def test_scoring_is_refused_before_anything_is_sent(ask):
     signature = Ticket.with_updated_fields("team", decide="score")
-    with still.context(lm=server.lm), pytest.raises(SignatureError, match=r"field 'team': .* only still\.LM gives"):
-        still.Predict(signature)(message="x")
-    assert server.requests == []
+    with serving(GOOD) as server:
+        for kind in (SchemaLM, dspy.LM):
+            with pytest.raises(SignatureError, match=r"field 'team': .* only still\.LM gives .*decide='decode'"):
+                ask(server.lm(kind), signature)
+        assert server.requests == []
 
 
-def test_async_calls(serve):
-    import asyncio
+# --- what dspy keeps of a call ---
 
-    server = serve('{"team": "orders", "urgency": 9}', GOOD)
 
-    async def main():
-        with still.context(lm=server.lm):
-            return await still.Predict(Ticket).acall(message="x")
+def test_usage_history_and_meters_know_every_request(ask):
+    with serving(TOO_URGENT, GOOD) as server, still.context(track_usage=True), metered() as meter:
+        lm = server.lm()
+        usage = ask(lm).get_lm_usage()["openai/scripted"]
+    assert (usage["prompt_tokens"], usage["completion_tokens"]) == (60, 4)
+    assert (meter.calls, meter.prompt_tokens, meter.cached_tokens, meter.decoded_tokens) == (2, 60, 40, 4)
+    assert [len(entry["messages"]) for entry in lm.history] == [2, 4]
 
-    assert asyncio.run(main()).urgency == 2
+
+def test_callbacks_are_told_of_every_request(ask):
+    seen = []
+
+    class Recorder(BaseCallback):
+        def on_lm_start(self, call_id, instance, inputs):
+            seen.append("lm")
+
+        def on_lm_end(self, call_id, outputs, exception=None):
+            seen.append(outputs)
+
+    with serving(TOO_URGENT, GOOD) as server, still.context(callbacks=[Recorder()]):
+        ask(server.lm())
+    assert seen == ["lm", [TOO_URGENT], "lm", [GOOD]]
+
+
+def test_the_adapter_alone_finds_its_backend():
+    code = (
+        "from still.signatures.adapter import PlanAdapter; import dspy\n"
+        "with dspy.context(lm=dspy.utils.DummyLM([{'answer': '3'}]), adapter=PlanAdapter()):\n"
+        "    print(dspy.Predict('question -> answer: int')(question='?').answer + 1)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["4"]

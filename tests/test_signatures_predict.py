@@ -328,9 +328,11 @@ def test_an_invalid_answer_is_asked_for_again_with_the_reason(run):
         prediction = predict(message="x") if run == "sync" else asyncio.run(predict.acall(message="x"))
     assert prediction.urgency == 2
     assert len(lm.requests) == 2
-    told = lm.requests[1]["messages"][0]["content"]
-    assert "field 'urgency': 9 is not valid" in told
-    assert "refused" not in lm.requests[0]["messages"][0]["content"]
+    first, second = (request["messages"] for request in lm.requests)
+    assert second[: len(first)] == first
+    answer, told = second[len(first) :]
+    assert answer["role"] == "assistant" and "[[ ## urgency ## ]]\n9" in answer["content"]
+    assert told["role"] == "user" and "field 'urgency': 9 is not valid" in told["content"]
 
 
 def test_three_invalid_answers_are_an_error():
@@ -342,11 +344,26 @@ def test_three_invalid_answers_are_an_error():
 
 def test_of_several_answers_only_the_invalid_are_asked_for_again():
     good, bad = {"team": "orders", "urgency": "2"}, {"team": "shipping", "urgency": "7"}
-    lm = Chat(good, bad, good, good)
+    lm = Chat(bad, good, bad, bad, good, good)
     with dspy.context(lm=lm):
         prediction = Predict(Ticket)(message="x", config={"n": 3})
     assert prediction.completions.team == ["orders"] * 3
-    assert [request.get("n") for request in lm.requests] == [3, 1]
+    assert [request.get("n") for request in lm.requests] == [3, 2, 1]
+
+
+def test_answers_that_stay_invalid_are_left_out_where_others_are_valid():
+    good, bad = {"team": "orders", "urgency": "2"}, {"team": "shipping", "urgency": "7"}
+    lm = Chat(good, bad, good, bad, bad)
+    with dspy.context(lm=lm):
+        prediction = Predict(Ticket)(message="x", config={"n": 3})
+    assert prediction.completions.urgency == [2, 2]
+    assert [request.get("n") for request in lm.requests] == [3, 1, 1]
+
+
+def test_dspys_dummy_lm_answers():
+    lm = dspy.utils.DummyLM([{"team": "orders", "urgency": "9"}, {"team": "orders", "urgency": "2"}])
+    with dspy.context(lm=lm, adapter=PlanAdapter()):
+        assert dspy.Predict(Ticket)(message="x").urgency == 2
 
 
 def test_special_dspy_types_take_the_chat_format(lm):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -24,28 +25,40 @@ TIMEOUT = 1800
 Row = dict[str, Any]
 
 
-def measure(script: Path, case: str, system: str, version: str, fresh: bool = False) -> Row:
+def measure(script: Path, case: str, system: str, version: str, fresh: bool = False, timeout: float = TIMEOUT) -> Row:
     """Return the row of a cell, from the cache or a new process; `metrics` holds `error` where it failed."""
-    own = [Path(__file__), *sorted(script.parent.glob(f"{script.stem}*.py"))]
-    sources = "".join(path.read_text("utf-8") for path in own)
-    key = hashlib.sha256("\0".join((sources, case, system, version)).encode()).hexdigest()[:16]
-    file = CACHE / f"{script.stem}-{case}-{system}-{key}.json"
-    if file.is_file() and not fresh:
-        row: Row = json.loads(file.read_text("utf-8"))
-        return row
-    row = {"case": case, "system": system, "metrics": _run(script, case, system)}
+    known = None if fresh else cached(script, case, system, version)
+    if known is not None:
+        return known
+    row = {"case": case, "system": system, "metrics": _run(script, case, system, timeout)}
     if "error" not in row["metrics"]:
         CACHE.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(row), "utf-8")
+        _file(script, case, system, version).write_text(json.dumps(row), "utf-8")
     return row
 
 
-def _run(script: Path, case: str, system: str) -> dict[str, Any]:
+def cached(script: Path, case: str, system: str, version: str) -> Row | None:
+    """The row of a cell that has been measured, else None."""
+    file = _file(script, case, system, version)
+    if not file.is_file():
+        return None
+    row: Row = json.loads(file.read_text("utf-8"))
+    return row
+
+
+def _file(script: Path, case: str, system: str, version: str) -> Path:
+    own = [Path(__file__), *sorted(script.parent.glob(f"{script.stem}*.py"))]
+    sources = "".join(path.read_text("utf-8") for path in own)
+    key = hashlib.sha256("\0".join((sources, case, system, version)).encode()).hexdigest()[:16]
+    return CACHE / f"{script.stem}-{case}-{system}-{key}.json"
+
+
+def _run(script: Path, case: str, system: str, timeout: float) -> dict[str, Any]:
     command = [sys.executable, str(script), "--cell", case, system]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
     except subprocess.TimeoutExpired:
-        return {"error": f"took longer than {TIMEOUT} s"}
+        return {"error": f"took longer than {timeout:.0f} s"}
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     if done.returncode or not lines:
         return {"error": (done.stderr.strip().splitlines() or ["no output"])[-1][:200]}
@@ -73,3 +86,27 @@ def print_ratios(rows: Sequence[Row], ours: str, metric: str = "seconds") -> Non
     for row in rows:
         if "error" in row["metrics"]:
             print(f"{row['case']}, {row['system']}: {row['metrics']['error']}")
+
+
+def print_metric(rows: Sequence[Row], metric: str) -> None:
+    """A table: sets by systems."""
+    systems = list(dict.fromkeys(row["system"] for row in rows))
+    table = Table(metric, *systems, box=None, pad_edge=False)
+    for case in dict.fromkeys(row["case"] for row in rows):
+        cells = {row["system"]: row["metrics"].get(metric) for row in rows if row["case"] == case}
+        table.add_row(case, *(_shown(cells.get(s)) for s in systems))
+    Console(width=140).print(table)
+
+
+def _shown(value: float | None) -> str:
+    return "-" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.3f}".rstrip("0").rstrip(".")
+
+
+def processor_seconds() -> float:
+    """What programs other than this one have computed since the machine was started; 0 where the system does not say."""
+    try:
+        user, nice, system = map(int, Path("/proc/stat").read_text("ascii").split()[1:4])
+    except (OSError, ValueError):
+        return 0.0
+    mine = os.times()
+    return (user + nice + system) / os.sysconf("SC_CLK_TCK") - mine.user - mine.system

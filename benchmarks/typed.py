@@ -20,9 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from cells import measure, print_ratios
-from rich.console import Console
-from rich.table import Table
+from cells import measure, print_metric, print_ratios, processor_seconds
 from typed_sets import LIMITS, SETS, is_there, rows_of
 from typed_systems import SYSTEMS, version_of
 
@@ -38,9 +36,9 @@ def run_cell(case: str, system: str, show: int = 0) -> dict[str, Any]:
     made = SYSTEMS[system](LIMITS[name])
     made.run([warm])
     made.decoded_tokens()
-    began, before = time.perf_counter(), _processor_seconds()
+    began, before = time.perf_counter(), processor_seconds()
     answers = made.run(rows)
-    seconds, after = time.perf_counter() - began, _processor_seconds()
+    seconds, after = time.perf_counter() - began, processor_seconds()
     valid, points = 0, 0.0
     for row, answer in zip(rows, answers, strict=True):
         valid += _is_valid(row, answer)
@@ -56,16 +54,6 @@ def run_cell(case: str, system: str, show: int = 0) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _processor_seconds() -> float:
-    """What programs other than this one have computed since the machine was started; 0 where the system does not say."""
-    try:
-        user, nice, system = map(int, Path("/proc/stat").read_text("ascii").split()[1:4])
-    except (OSError, ValueError):
-        return 0.0
-    mine = os.times()
-    return (user + nice + system) / os.sysconf("SC_CLK_TCK") - mine.user - mine.system
-
-
 def _is_valid(row: Any, answer: Any) -> bool:
     """Whether there is an answer, and every output is of its declared type, bounds included."""
     if answer is None:
@@ -78,16 +66,6 @@ def _is_valid(row: Any, answer: Any) -> bool:
     except (ValidationError, AttributeError):
         return False
     return True
-
-
-def print_metric(rows: list[dict[str, Any]], metric: str) -> None:
-    """A table: sets by systems."""
-    systems = list(dict.fromkeys(row["system"] for row in rows))
-    table = Table(metric, *systems, box=None, pad_edge=False)
-    for case in dict.fromkeys(row["case"] for row in rows):
-        cells = {row["system"]: row["metrics"].get(metric) for row in rows if row["case"] == case}
-        table.add_row(case, *("-" if cells[s] is None else f"{cells[s]:.3f}".rstrip("0").rstrip(".") for s in systems))
-    Console(width=140).print(table)
 
 
 def main() -> None:

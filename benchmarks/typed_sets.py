@@ -17,7 +17,7 @@ import os
 import random
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -54,18 +54,18 @@ def is_there(name: str) -> bool:
     return (DATA / name / _SETS[name][0]).is_file()
 
 
-_KINDS = {
+KINDS = {
     "ABBR": "abbreviation", "ENTY": "entity", "DESC": "description", "HUM": "human", "LOC": "location", "NUM": "number",
 }  # fmt: skip
 
 
 def _trec(row: dict[str, Any]) -> Row:
-    expected = _KINDS[row["label"]]
-    return Row(_trec_signature(), {"question": row["text"]}, lambda answer: float(answer.kind == expected))
+    expected = KINDS[row["label"]]
+    return Row(trec_signature(), {"question": row["text"]}, lambda answer: float(answer.kind == expected))
 
 
 @cache
-def _trec_signature() -> Any:
+def trec_signature() -> Any:
     from still import Input, Output, Signature
 
     class QuestionKind(Signature):
@@ -78,18 +78,24 @@ def _trec_signature() -> Any:
 
 
 def _snips(row: dict[str, Any]) -> Row:
-    expected = Counter((slot["slot"], slot["value"].casefold()) for slot in row["slots"])
+    expected = [(slot["slot"], slot["value"]) for slot in row["slots"]]
 
     def judge(answer: Any) -> float:
-        found = Counter((slot.name, slot.value.casefold()) for slot in answer.slots)
-        shared, size = (found & expected).total(), found.total() + expected.total()
-        return 0.5 * (answer.intent == row["intent"]) + 0.5 * (2 * shared / size if size else 1.0)
+        found = [(slot.name, slot.value) for slot in answer.slots]
+        return 0.5 * (answer.intent == row["intent"]) + 0.5 * slot_f1(found, expected)
 
-    return Row(_snips_signature(), {"command": row["text"]}, judge)
+    return Row(snips_signature(), {"command": row["text"]}, judge)
+
+
+def slot_f1(found: Sequence[tuple[str, str]], expected: Sequence[tuple[str, str]]) -> float:
+    """F1 of (name, value) pairs, values apart from case; 1 where there are none and none were found."""
+    one, other = (Counter((name, value.casefold()) for name, value in pairs) for pairs in (found, expected))
+    size = one.total() + other.total()
+    return 2 * (one & other).total() / size if size else 1.0
 
 
 @cache
-def _snips_signature() -> Any:
+def snips_signature() -> Any:
     from still import Input, Output, Signature
 
     rows = [json.loads(line) for line in (DATA / "snips" / "train.jsonl").read_text("utf-8").splitlines()]
@@ -121,11 +127,11 @@ def _facility(row: dict[str, Any]) -> Row:
         right = (answer.urgency == label["urgency"]) + (answer.sentiment == label["sentiment"])
         return float((right + sum(same) / len(same)) / 3)
 
-    return Row(_facility_signature(), {"message": row["message"]}, judge)
+    return Row(facility_signature(), {"message": row["message"]}, judge)
 
 
 @cache
-def _facility_signature() -> Any:
+def facility_signature() -> Any:
     from still import Input, Output, Signature
 
     class Categories(BaseModel):

@@ -39,8 +39,8 @@ class System:
 
     def decoded_tokens(self) -> int:
         """Tokens written since the last look, those of answers that were no good too."""
-        written = _written(self._lm)
-        fresh, self._seen = written - self._seen, written
+        total = written(self._lm)
+        fresh, self._seen = total - self._seen, total
         return fresh
 
     def _try(self, row: Row) -> Any:
@@ -81,7 +81,7 @@ class StillSystem(System):
             return still.Predict(row.signature)(**row.inputs)
 
 
-def _written(lm: Any) -> int:
+def written(lm: Any) -> int:
     """Tokens an LM has decoded so far. Text that our engine appends because nothing else is possible is not decoded."""
     import still
 
@@ -90,7 +90,8 @@ def _written(lm: Any) -> int:
     return sum(int((entry.get("usage") or {}).get("completion_tokens") or 0) for entry in lm.history)
 
 
-def _server_lm(limit: int, schema: bool = False) -> Any:
+def server_lm(limit: int, schema: bool = False) -> Any:
+    """llama.cpp's server in this process, asked over HTTP."""
     import dspy
     import xllamacpp
     from engine_systems import gguf_path
@@ -127,19 +128,20 @@ def _declare(address: str) -> None:
     lm15.register_provider(definition, supports=lm15.ModelSupport(response_schema=True))
 
 
-def _still_lm(limit: int) -> Any:
+def still_lm(limit: int) -> Any:
+    """Our engine."""
     import still
 
     return still.LM(max_tokens=limit)
 
 
 SYSTEMS: dict[str, Callable[[int], System]] = {
-    "dspy_chat_llamacpp": lambda limit: DspySystem("chat", _server_lm(limit), SERVER_THREADS),
-    "dspy_json_llamacpp": lambda limit: DspySystem("json", _server_lm(limit), SERVER_THREADS),
-    "dspy_schema_llamacpp": lambda limit: DspySystem("json", _server_lm(limit, schema=True), SERVER_THREADS),
-    "dspy_chat_still": lambda limit: DspySystem("chat", _still_lm(limit), STILL_THREADS),
-    "dspy_json_still": lambda limit: DspySystem("json", _still_lm(limit), STILL_THREADS),
-    "still_O0": lambda limit: StillSystem(_still_lm(limit), STILL_THREADS),
+    "dspy_chat_llamacpp": lambda limit: DspySystem("chat", server_lm(limit), SERVER_THREADS),
+    "dspy_json_llamacpp": lambda limit: DspySystem("json", server_lm(limit), SERVER_THREADS),
+    "dspy_schema_llamacpp": lambda limit: DspySystem("json", server_lm(limit, schema=True), SERVER_THREADS),
+    "dspy_chat_still": lambda limit: DspySystem("chat", still_lm(limit), STILL_THREADS),
+    "dspy_json_still": lambda limit: DspySystem("json", still_lm(limit), STILL_THREADS),
+    "still_O0": lambda limit: StillSystem(still_lm(limit), STILL_THREADS),
 }
 """By name: made with the tokens an answer may have."""
 

@@ -1,0 +1,123 @@
+"""Compiled programs of a 135M model: better, sooner, for fewer tokens? Still at O1 and O2, and DSPy's optimizers.
+
+    python benchmarks/compile.py                       six sets, all systems: hours, filled cell by cell over several runs
+    python benchmarks/compile.py --sets trec sst2 --systems still_O1 dspy_rs_still
+    python benchmarks/compile.py --cached              print what has been measured, measure nothing
+    python benchmarks/compile.py --quick               trec: our systems anew, peers as they were measured before
+    python benchmarks/compile.py --json                rows as the last line
+
+`test` is the score on 100 test rows, read once at the end; `dev_rows` and `train_rows` are what was compiled with. `seconds`
+is the wall time of compiling (starting server or engine and one call before it are not counted), `tokens` what the model
+computed for it: prompt tokens that no cache had, and tokens written. `test_seconds` is the wall time of the test rows,
+`others` the share of the machine's processors that other programs took meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from cells import cached, measure, print_metric, print_ratios, processor_seconds
+from compile_sets import SETS, Task, is_there, task_of
+from compile_systems import LIMITS, OURS, SYSTEMS, Runner
+from typed_systems import version_of
+
+TIMEOUT = 4 * 3600
+
+
+def run_cell(case: str, system: str) -> dict[str, Any]:
+    """Measure one cell: a set and a system."""
+    task = task_of(case)
+    compile_, run_on = SYSTEMS[system]
+    runner = run_on(LIMITS[case])
+    _answer(_predictor(task), task.test[0], runner)
+    runner.tokens()
+    began, before = time.perf_counter(), processor_seconds()
+    program = compile_(task, runner)
+    compiled, after = time.perf_counter(), processor_seconds()
+    tokens = runner.tokens()
+    test, failed = _score(program, task, runner)
+    seconds = compiled - began
+    return {
+        "test": test, "seconds": seconds, "tokens": tokens, "test_seconds": time.perf_counter() - compiled,
+        "failed": failed, "train_rows": len(task.train), "dev_rows": len(task.dev), "test_rows": len(task.test),
+        "others": round((after - before) / seconds / (os.cpu_count() or 1), 3) if before and seconds > 1 else None,
+    }  # fmt: skip
+
+
+def _predictor(task: Task) -> Any:
+    import dspy
+
+    return dspy.Predict(task.signature)
+
+
+def _score(program: Any, task: Task, runner: Runner) -> tuple[float, int]:
+    """Mean over the test rows, and how many have no answer; those count 0."""
+    with ThreadPoolExecutor(runner.threads) as pool:
+        answers = list(pool.map(lambda example: _answer(program, example, runner), task.test))
+    scores = [0.0 if answer is None else task.metric(row, answer) for row, answer in zip(task.test, answers, strict=True)]
+    return sum(scores) / len(scores), answers.count(None)
+
+
+def _answer(program: Any, example: Any, runner: Runner) -> Any:
+    import dspy
+
+    try:
+        with dspy.context(lm=runner.lm, max_history_size=10**7):
+            return program(**example.inputs())
+    except Exception:  # whatever it is, there is no answer
+        return None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cell", nargs=2, metavar=("SET", "SYSTEM"), help="measure one cell and print its metrics")
+    parser.add_argument("--sets", nargs="+", default=list(SETS), choices=SETS, metavar="SET")
+    parser.add_argument("--systems", nargs="+", default=list(SYSTEMS), choices=list(SYSTEMS), metavar="SYSTEM")
+    parser.add_argument("--quick", action="store_true", help="trec, ours anew, peers as measured before")
+    parser.add_argument("--cached", action="store_true", help="measure nothing")
+    parser.add_argument("--fresh", action="store_true", help="measure again what is cached")
+    parser.add_argument("--json", action="store_true", help="print the rows as the last line")
+    options = parser.parse_args()
+    if options.cell:
+        print(json.dumps(run_cell(*options.cell)), flush=True)
+        return
+    rows = _rows(["trec"] if options.quick else options.sets, options)
+    for metric in ("test", "tokens"):
+        print_metric(rows, metric)
+    print_ratios(rows, "still_O1")
+    if options.json:
+        print(json.dumps(rows))
+
+
+def _rows(sets: Sequence[str], options: argparse.Namespace) -> list[dict[str, Any]]:
+    rows = []
+    for name in sets:
+        if not is_there(name):
+            print(f"{name}: its data is not here; set STILL_DATA to the folder that has it")
+            continue
+        for system in options.systems:
+            made = version_of(system)
+            if made is None:
+                continue
+            known_only = options.cached or (options.quick and system not in OURS)
+            fresh = options.fresh or options.quick
+            row = (
+                cached(Path(__file__), name, system, made)
+                if known_only
+                else measure(Path(__file__), name, system, made, fresh, TIMEOUT)
+            )
+            if row is not None:
+                rows.append(row)
+                print(name, system, row["metrics"], flush=True)
+    return rows
+
+
+if __name__ == "__main__":
+    main()

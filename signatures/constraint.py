@@ -66,6 +66,8 @@ class Constraint(ABC):
             return self._adapter.validate_python(value)
         except ValidationError as error:
             raise self._refuse(repr(value), _first(error)) from None
+        except Exception as error:  # a validator of the user's: pydantic lets all but ValueError and AssertionError pass
+            raise self._refuse(repr(value), f"its validator raised {type(error).__name__}: {error}") from error
 
     def coerce(self, value: Any) -> Any:
         """`validate`, or for a string that is no value itself, `parse`: data files know only strings."""
@@ -88,6 +90,8 @@ class Constraint(ABC):
             raise self._refuse(repr(text), _first(error)) from None
         except ValueError as error:
             raise self._refuse(repr(text), str(error)) from None
+        except Exception as error:
+            raise self._refuse(repr(text), f"its validator raised {type(error).__name__}: {error}") from error
 
     @cached_property
     def _adapter(self) -> TypeAdapter[Any]:

@@ -15,14 +15,25 @@ from .optional import NONE
 def value_text(value: Any, field: str) -> str:
     """A string as it is, None as none, anything else as compact JSON. Raises `SignatureError` naming the field."""
     if isinstance(value, str):
-        return str(value)
+        return _encodable(str(value), field)
     try:
         plain = to_jsonable_python(value)
     except PydanticSerializationError as error:
         raise SignatureError(f"input {field!r}: a {type(value).__name__} cannot be written as text: {error}") from None
     if plain is None:
         return NONE
-    return plain if isinstance(plain, str) else json.dumps(plain, ensure_ascii=False)
+    return _encodable(plain if isinstance(plain, str) else json.dumps(plain, ensure_ascii=False), field)
+
+
+def _encodable(text: str, field: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise SignatureError(
+            f"input {field!r}: character {error.start} is {text[error.start]!r}, half of a surrogate pair, which is no text: "
+            "remove it, or decode the source with errors='replace'"
+        ) from None
+    return text
 
 
 def guard(text: str, markers: re.Pattern[str]) -> str:

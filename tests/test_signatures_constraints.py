@@ -556,6 +556,15 @@ def test_validators_written_in_python_have_the_last_word():
         constraint.parse("3")
 
 
+@pytest.mark.parametrize("how", ["parse", "validate"])
+def test_a_validator_that_fails_in_another_way_refuses_too(how):
+    """pydantic lets such errors pass bare; ours names the field and keeps the cause."""
+    constraint = lower_type(Annotated[int, AfterValidator(lambda value: len(value))], field="n")
+    with pytest.raises(ConstraintError, match=r"field 'n'.*4.*validator raised TypeError") as caught:
+        getattr(constraint, how)({"parse": "4", "validate": 4}[how])
+    assert isinstance(caught.value.__cause__, TypeError)
+
+
 def test_a_converting_validator_runs_once():
     doubled = Annotated[int, AfterValidator(lambda value: value * 2)]
     assert lower_type(doubled).parse("3") == 6

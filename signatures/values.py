@@ -30,7 +30,7 @@ def _encodable(text: str, field: str) -> str:
         text.encode()
     except UnicodeEncodeError as error:
         raise SignatureError(
-            f"input {field!r}: character {error.start} is {text[error.start]!r}, half of a surrogate pair, which is no text: "
+            f"input {field!r}: character {error.start} is {text[error.start]!r}, half of a surrogate pair and no text: "
             "remove it, or decode the source with errors='replace'"
         ) from None
     return text

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .compiler.compile import compile, evaluate
     from .compiler.dataset import Dataset
     from .compiler.dspy_state import export_dspy, import_dspy
+    from .compiler.estimate import estimate
     from .compiler.judge import judge
     from .compiler.ledger import Ledger
     from .compiler.load import load
@@ -61,6 +62,7 @@ _LAZY = {
     "LM": "backends.lm",
     "audit": "compiler.audit",
     "compile": "compiler.compile",
+    "estimate": "compiler.estimate",
     "evaluate": "compiler.compile",
     "Dataset": "compiler.dataset",
     "export_dspy": "compiler.dspy_state",
@@ -100,6 +102,7 @@ __all__ = [
     "configure",
     "context",
     "errors",
+    "estimate",
     "evaluate",
     "exact",
     "export_dspy",

@@ -1,8 +1,7 @@
-"""The command line: `still demo | pull | compile | run | export | explain | ledger`."""
+"""The command line: `still demo | pull | compile | report | run | export | explain | ledger`."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -10,9 +9,11 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
-from .errors import DatasetError, StillError
+from .cli_compile import compile_, report
+from .cli_ledger import ledger
+from .cli_shared import input_names, json_object, named_program, output, present_inputs
+from .errors import StillError
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it."""
@@ -23,9 +24,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-# On a pipe rich assumes 80 columns and folds tables: whoever reads a file or greps wants whole lines.
-output = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
 
 
 @app.command()
@@ -64,40 +62,9 @@ def pull(
     )
 
 
-@app.command(name="compile")
-def compile_(
-    program: Annotated[str, typer.Argument(help="FILE.py:NAME of a module, or of a function that returns one.")],
-    train: Annotated[Path, typer.Argument(help="csv, jsonl or parquet with inputs and labels.")],
-    to: Annotated[Path, typer.Option("--output", "-o", help="Artifact folder to write.")],
-    dev: Annotated[Path | None, typer.Option(help="Examples to choose by; default: 40 % of train.")] = None,
-    metric: Annotated[str, typer.Option(help="exact, normalized, or FILE.py:FUNCTION.")] = "exact",
-    level: Annotated[str, typer.Option(help="O0 (measure only) or O1 (demonstrations).")] = "O1",
-    model: Annotated[str, typer.Option(help="Local model to compile for.")] = "smollm2-135m",
-    ledger: Annotated[Path, typer.Option(help="Where results are kept.")] = Path(".still/ledger.duckdb"),
-    seed: Annotated[int, typer.Option(help="Seed of every random choice.")] = 0,
-) -> None:
-    """Compile a program on a dataset. Run it again after an interruption: it goes on where it stopped.
-
-    Example: still compile router.py:router tickets.csv --output router.still
-    """
-    from .compiler.compile import compile as compile_program
-    from .compiler.dataset import Dataset
-
-    module = _program(program)
-    inputs = _inputs(module)
-    scorer = _named(metric) if ":" in metric else metric
-    result = compile_program(
-        module,
-        Dataset.read(train, inputs=_present(train, inputs)),
-        None if dev is None else Dataset.read(dev, inputs=_present(dev, inputs)),
-        scorer,
-        level=level,  # type: ignore[arg-type]  # checked, with a message, by compile
-        lm=model,
-        ledger=ledger,
-        seed=seed,
-    )
-    output.print(str(result.report))
-    output.print(f"saved {result.save(to)}")
+app.command(name="compile")(compile_)
+app.command()(report)
+app.command()(ledger)
 
 
 @app.command()
@@ -118,10 +85,10 @@ def run(
 
     program = load(artifact, allow_import=allow_import)
     if inputs.lstrip().startswith("{"):
-        rows = [_json_object(inputs)]
+        rows = [json_object(inputs)]
     else:
-        names = _inputs(program)
-        dataset = Dataset.read(inputs, inputs=_present(Path(inputs), names))
+        names = input_names(program)
+        dataset = Dataset.read(inputs, inputs=present_inputs(Path(inputs), names))
         rows = [{name: example[name] for name in dataset.inputs} for example in dataset]
     for row in rows:
         print(json.dumps(to_jsonable_python(call(program, row).toDict()), ensure_ascii=False), flush=True)
@@ -145,7 +112,7 @@ def export(
 
     if to != "dspy":
         raise StillError(f"--to {to}: the only format is dspy")
-    compiled = read_artifact(artifact).program(_program(program) if program else None, allow_import=allow_import)
+    compiled = read_artifact(artifact).program(named_program(program) if program else None, allow_import=allow_import)
     written = export_dspy(compiled, path, lossy=lossy)
     for loss in written.lost:
         output.print(f"not in the file: {loss}", markup=False)
@@ -167,7 +134,7 @@ def explain(
     from .signatures.layout import lower
 
     if ":" in what and not Path(what).exists():
-        program = _program(what)
+        program = named_program(what)
         for name, predictor in program.named_predictors():
             output.print(f"# {name}\n{lower(predictor.signature, list(predictor.demos))}\n", markup=False)
         if inputs:
@@ -191,35 +158,9 @@ def explain(
 def _print_costs(program: Any, inputs: str, lm: Any) -> None:
     from .compiler.explain import call_tables
 
-    for table in call_tables(program, _json_object(inputs), lm):
+    for table in call_tables(program, json_object(inputs), lm):
         output.print()
         output.print(table)
-
-
-@app.command()
-def ledger(
-    query: Annotated[str, typer.Argument(help="A ready query's name, or SQL (read only). Nothing: list the names.")] = "",
-    path: Annotated[Path, typer.Option(help="The ledger file.")] = Path(".still/ledger.duckdb"),
-) -> None:
-    """Ask the ledger what happened; works while a compile runs.
-
-    Example: still ledger candidates
-    """
-    from .compiler.ledger import READY_QUERIES, Ledger
-
-    if not query:
-        for name, (description, _) in READY_QUERIES.items():
-            output.print(f"{name:14} {description}")
-        return
-    if not path.is_file():
-        raise StillError(f"there is no ledger at {path}: compile something first, or pass --path")
-    sql = READY_QUERIES[query][1] if query in READY_QUERIES else query
-    with Ledger(path) as book:
-        columns, rows = book.query(sql)
-    table = Table(*columns, box=None, pad_edge=False)
-    for row in rows:
-        table.add_row(*(f"{v:.4g}" if isinstance(v, float) else str(v) for v in row))
-    output.print(table)
 
 
 def main() -> None:
@@ -234,57 +175,6 @@ def main() -> None:
         if stop.code == INTERRUPTED:
             errors.print("interrupted; what was computed is in the ledger: run the same command to go on")
         raise
-
-
-def _named(path: str) -> Any:
-    """Import NAME from FILE.py. Runs the file: the user named it."""
-    file, _, name = path.rpartition(":")
-    if not Path(file).is_file():
-        raise StillError(f"{path!r}: there is no file {file!r}; write FILE.py:NAME")
-    spec = importlib.util.spec_from_file_location(Path(file).stem, file)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # pydantic and pickle-free artifacts look classes up by module
-    sys.path.insert(0, str(Path(file).resolve().parent))
-    spec.loader.exec_module(module)
-    if not hasattr(module, name):
-        raise StillError(f"{file} defines no {name!r}")
-    return getattr(module, name)
-
-
-def _program(path: str) -> Any:
-    from .signatures.bridge import Module
-
-    found = _named(path)
-    program = found() if callable(found) and not isinstance(found, Module) else found
-    if not isinstance(program, Module):
-        raise StillError(f"{path} is a {type(program).__name__}: name a module, a module class, or a function making one")
-    return program
-
-
-def _inputs(program: Any) -> set[str]:
-    return {name for _, predictor in program.named_predictors() for name in predictor.signature.input_fields}
-
-
-def _present(file: Path, names: set[str]) -> list[str]:
-    """The program's input fields that are columns of the file; which ones are missing is for compile to say."""
-    from .compiler.readers import read_table
-
-    columns = read_table(file).columns
-    found = [column for column in columns if column in names]
-    if not found:
-        raise DatasetError(f"{file} has columns {list(columns)}, none is an input of the program: {sorted(names)}")
-    return found
-
-
-def _json_object(text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise DatasetError(f'inputs are not JSON ({error}): write {{"field": "value"}}') from error
-    if not isinstance(value, dict):
-        raise DatasetError(f"inputs are a JSON {type(value).__name__}: write an object of field names and values")
-    return value
 
 
 if __name__ == "__main__":

@@ -32,8 +32,13 @@ class Call:
     sampling: Sampling
     sample: int
     prompter: Prompter
+    model: str
     refusals: tuple[Refusal, ...] = ()
     started: float = field(default_factory=time.perf_counter)
+    _asked: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._asked = self.started
 
     def request(self) -> Request:
         """The next request to make."""
@@ -47,7 +52,9 @@ class Call:
     def read(self, result: Result) -> Completion | None:
         """The completion, or None if it is to be asked for again. Raises `ConstraintError` when there were enough tries."""
         usage = result.usage
-        count_call(usage.prompt_tokens, usage.cached_tokens, usage.decoded_tokens)
+        asked, self._asked = self._asked, time.perf_counter()
+        seconds = self._asked - asked
+        count_call(self.model, usage.prompt_tokens, usage.cached_tokens, usage.decoded_tokens, seconds)
         try:
             completion = to_completion(self.plan, result)
         except ConstraintError as error:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import EngineError, StillError
 from ..signatures.bridge import lm15
 from .local import LocalModel
-from .meter import count_call
+from .meter import OURS, count_call
 from .steps import closing_tokens
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class ChatEngine:
 
     def _respond(self, request: Any, result: Result) -> Any:
         step, usage = result.steps[-1], result.usage
-        count_call(usage.prompt_tokens, usage.cached_tokens, usage.decoded_tokens)
+        count_call(f"{OURS}{self._local.model}", usage.prompt_tokens, usage.cached_tokens, usage.decoded_tokens)
         return lm15.Response(
             id=None,
             model=request.model,

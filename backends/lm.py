@@ -79,7 +79,7 @@ class LM(DspyLM):  # type: ignore[misc]  # dspy ships no types
         return self._call(plan, inputs, sampling, sample).request()
 
     def _call(self, plan: Plan, inputs: Mapping[str, Any], sampling: Sampling, sample: int) -> Call:
-        return Call(plan, inputs, sampling, sample, self.local.prompter)
+        return Call(plan, inputs, sampling, sample, self.local.prompter, self.model)
 
     def _settle(self, call: Call, future: Future[Result]) -> Completion:
         while (completion := call.read(future.result())) is None:

@@ -4,44 +4,103 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from typing import Any, cast
 
 from ..signatures.bridge import context, settings
 
 _METERS = "still_meters"
 """A setting of dspy's, because dspy hands those on to the threads it starts (`dspy.Parallel`, `dspy.asyncify`)."""
 
+OURS = "still/"
+"""How the names of `still.LM`s begin."""
+
+
+@dataclass(frozen=True, slots=True)
+class LMCall:
+    """One request to a language model. seconds: None where whoever counted it did not see it begin."""
+
+    model: str
+    prompt_tokens: int
+    cached_tokens: int
+    decoded_tokens: int
+    seconds: float | None = None
+    module: Any = None
+    """The innermost module that was running, a predictor mostly."""
+
 
 @dataclass(slots=True)
 class Meter:
-    """LM calls and tokens inside a `with metered()` block."""
+    """LM calls inside a `with metered()` block, and their tokens."""
 
     calls: int = 0
     prompt_tokens: int = 0
     cached_tokens: int = 0
     decoded_tokens: int = 0
+    log: list[LMCall] = field(default_factory=list, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
-    def add(self, prompt_tokens: int, cached_tokens: int, decoded_tokens: int) -> None:
+    def add(self, call: LMCall) -> None:
         """Count one call."""
         with self._lock:
             self.calls += 1
-            self.prompt_tokens += prompt_tokens
-            self.cached_tokens += cached_tokens
-            self.decoded_tokens += decoded_tokens
+            self.prompt_tokens += call.prompt_tokens
+            self.cached_tokens += call.cached_tokens
+            self.decoded_tokens += call.decoded_tokens
+            self.log.append(call)
 
 
 @contextmanager
-def metered() -> Iterator[Meter]:
-    """Count the calls of this thread, and of tasks and dspy's threads that it starts, until the block ends. Blocks may be
-    nested."""
-    meter = Meter()
-    with context(**{_METERS: (*settings.get(_METERS, ()), meter)}):
+def metered(meter: Meter | None = None, *, alone: bool = False) -> Iterator[Meter]:
+    """Count the calls of this thread, and of tasks and dspy's threads that it starts, until the block ends.
+
+    meter: count on this one (default: a new one). Blocks may be nested: a call counts on every meter around it, or with
+    `alone`, on this one and those inside only.
+    """
+    meter = Meter() if meter is None else meter
+    outer = () if alone else settings.get(_METERS, ())
+    # With dspy's own tracking on, a tracker that is there keeps it from starting one per call of a program.
+    counter = {} if settings.track_usage else {"usage_tracker": UsageCounter(settings.usage_tracker)}
+    with context(**{_METERS: (*outer, meter)}, **counter):
         yield meter
 
 
-def count_call(prompt_tokens: int, cached_tokens: int, decoded_tokens: int) -> None:
+def counting() -> AbstractContextManager[Any]:
+    """Count the requests in the block to LMs that are not ours, on all meters around it."""
+    return cast(AbstractContextManager[Any], context(usage_tracker=UsageCounter(settings.usage_tracker)))
+
+
+class UsageCounter:
+    """dspy tells it of every answer of an LM that is not from its cache. Ours count themselves, all others here."""
+
+    def __init__(self, outer: Any = None) -> None:
+        # Of several of these around each other one counts.
+        self._outer: Any = outer._outer if isinstance(outer, UsageCounter) else outer
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> UsageCounter:
+        return self  # dspy copies trackers for its threads: what those spend counts too
+
+    def add_usage(self, lm: str, usage: dict[str, Any]) -> None:
+        """Count one answer, and pass it on to a tracker that was there before."""
+        if not lm.startswith(OURS):
+            details = usage.get("prompt_tokens_details") or {}
+            details = details if isinstance(details, dict) else vars(details)
+            cached = usage.get("cached_tokens") or details.get("cached_tokens") or 0
+            count_call(lm, usage.get("prompt_tokens") or 0, cached, usage.get("completion_tokens") or 0)
+        if self._outer is not None:
+            self._outer.add_usage(lm, usage)
+
+    def get_total_tokens(self) -> dict[str, Any]:
+        """What an outer tracker has counted."""
+        return self._outer.get_total_tokens() if self._outer is not None else {}
+
+
+def count_call(
+    model: str, prompt_tokens: int, cached_tokens: int, decoded_tokens: int, seconds: float | None = None
+) -> None:
     """Add a call to every meter that is running here."""
+    modules = settings.get("caller_modules") or (None,)
+    call = LMCall(model, prompt_tokens, cached_tokens, decoded_tokens, seconds, modules[-1])
     for meter in settings.get(_METERS, ()):
-        meter.add(prompt_tokens, cached_tokens, decoded_tokens)
+        meter.add(call)

@@ -10,19 +10,17 @@ import asyncio
 import json
 import re
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any
 
 from pydantic import PydanticInvalidForJsonSchema
 
 from ..errors import ConstraintError, SignatureError
-from ..signatures.bridge import LMInvalidRequestError, LMUnsupportedFeatureError, context, settings
+from ..signatures.bridge import LMInvalidRequestError, LMUnsupportedFeatureError
 from ..signatures.constraint import Constraint
-from ..signatures.executor import Executor
 from ..signatures.fieldset import constraints, special_fields
 from ..signatures.lowering import lower_type
-from .meter import count_call
+from .meter import counting
 from .remote_format import ChatConversation, JsonConversation
 from .remote_schema import answer_schema, without_bounds
 
@@ -45,7 +43,7 @@ def call_remote(
     asking = _Asking(lm, signature, lm_kwargs)
     while asking.missing:
         try:
-            with _counted(lm):
+            with counting():
                 found = asking.adapter(lm, asking.options(), signature, demos, dict(inputs))
         except (LMInvalidRequestError, LMUnsupportedFeatureError) as error:
             asking.step_down(error)
@@ -62,7 +60,7 @@ async def acall_remote(
     asking = await asyncio.to_thread(_Asking, lm, signature, lm_kwargs)
     while asking.missing:
         try:
-            with _counted(lm):
+            with counting():
                 found = await asking.adapter.acall(lm, asking.options(), signature, demos, dict(inputs))
         except (LMInvalidRequestError, LMUnsupportedFeatureError) as error:
             asking.step_down(error)
@@ -160,22 +158,3 @@ def checked_constraints(signature: Any) -> dict[str, Constraint]:
         return constraints(signature)
     fields = signature.output_fields.items()
     return {name: lower_type(field.annotation, field.metadata, name) for name, field in fields if name not in special}
-
-
-def _counted(lm: Any) -> AbstractContextManager[Any]:
-    # still.LM, which comes here with dspy's own types, counts for itself.
-    return nullcontext() if isinstance(lm, Executor) else cast(Any, context(usage_tracker=_Usage(settings.usage_tracker)))
-
-
-class _Usage:
-    """Counts requests for Still's meters, and hands what they cost on to dspy's tracker."""
-
-    def __init__(self, tracker: Any) -> None:
-        self._tracker = tracker
-
-    def add_usage(self, lm: str, usage: dict[str, Any]) -> None:
-        """Called by dspy once per request that was not answered from its cache."""
-        cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
-        count_call(usage.get("prompt_tokens") or 0, cached, usage.get("completion_tokens") or 0)
-        if self._tracker is not None:
-            self._tracker.add_usage(lm, usage)

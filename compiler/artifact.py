@@ -15,6 +15,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -26,6 +27,7 @@ from ..optimizers.candidate import Candidate, PredictorState, current_state
 from ..signatures.bridge import Module
 from ..signatures.knob import knob_values
 from ..signatures.layout import lower
+from .canonical import digest as digest_of
 from .program_schema import check_same, describe, import_program, rebuild
 from .report import Report
 
@@ -46,6 +48,11 @@ class Artifact:
     def report(self) -> Report:
         """The report of the compile that made it."""
         return Report.from_json(self.manifest["report"])
+
+    @property
+    def digest(self) -> str:
+        """sha256 of everything that decides what the program answers; see `content_digest`."""
+        return str(self.manifest.get("digest", ""))
 
     def program(self, program: Module | None = None, *, allow_import: bool = False) -> Module:
         """Return the compiled program, without an LM. See `load`."""
@@ -76,6 +83,7 @@ def save_artifact(path: str | Path, program: Module, report: Report, model: dict
         "model": model,
         "data": data,
         "knobs": knob_values(program),
+        "digest": content_digest(program, model),
         "report": report.to_json(),
     }
     files = {"manifest.json": _json(manifest)}
@@ -90,6 +98,15 @@ def save_artifact(path: str | Path, program: Module, report: Report, model: dict
     except OSError as error:
         raise ArtifactError(f"cannot write the artifact {target}: {error.strerror or error}") from error
     return target
+
+
+def content_digest(program: Module, model: Mapping[str, Any]) -> str:
+    """sha256 over the program's schema, states, knobs, and the models that answer. Not in it: times, versions, and what else
+    is in a report."""
+    states = {name: current_state(predictor).to_json() for name, predictor in program.named_predictors()}
+    names = {name: described["digest"] for name, described in model.get("pinned", {}).items()}
+    answers = {"digest": model["digest"], "sampling": model["sampling"], "pinned": names}
+    return digest_of([describe(program), states, knob_values(program), answers])
 
 
 def read_artifact(path: str | Path) -> Artifact:

@@ -13,6 +13,7 @@ from ..optimizers.context import Outcome, Rollout, Standing
 from ..signatures.bridge import Example, Module
 from .dataset import Dataset
 from .evaluation import Evaluator
+from .evidence import Course
 from .progress import ProgressBar
 
 
@@ -26,6 +27,7 @@ class CompileContext:
     evaluator: Evaluator
     teacher: Evaluator
     progress: ProgressBar
+    course: Course
     proposer: Any = None
     history: list[Standing] = field(default_factory=list)
 
@@ -41,7 +43,9 @@ class CompileContext:
     def evaluate(self, program: Module, candidate: Candidate, indices: Sequence[int]) -> list[Outcome]:
         """Run a candidate on these dev examples."""
         self.progress.describe(candidate.name)
-        return self.evaluator.evaluate(candidate, _pick(self.dev, indices), "dev")
+        outcomes = self.evaluator.evaluate(candidate, _pick(self.dev, indices), "dev")
+        self.course.note(candidate, indices, outcomes)
+        return outcomes
 
     def rollouts(self, program: Module, candidate: Candidate, indices: Sequence[int]) -> list[Rollout]:
         """Trace a candidate on these train examples, with the teacher; none if the budget is spent."""

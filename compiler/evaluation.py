@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
-from ..backends.meter import Meter, metered
+from ..backends.meter import LMCall, Meter, metered
 from ..errors import DatasetError, MetricError, StillError
 from ..optimizers.budget import Spending
 from ..optimizers.candidate import Candidate
@@ -21,6 +21,7 @@ from ..optimizers.context import Outcome, PredictorTrace, Rollout
 from ..optimizers.own_copy import own_copy
 from ..signatures.adapter import PlanAdapter
 from ..signatures.bridge import Example, Module, Prediction, context
+from .call_log import call_rows
 from .canonical import example_digest, to_jsonable
 from .identity import model_digest
 from .invocation import Trace, call, name_predictors
@@ -40,6 +41,10 @@ class Watcher(Protocol):
         """One more example is done."""
 
 
+Judged = tuple[LMCall, ...]
+"""Requests that a metric made."""
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
     """A program's answer to one example, before it is scored."""
@@ -47,6 +52,8 @@ class Run:
     prediction: Any
     trace: tuple[PredictorTrace, ...]
     error: str | None
+    calls: tuple[LMCall, ...] = ()
+    """Requests to language models that this process made for it."""
 
 
 @dataclass(slots=True)
@@ -65,6 +72,11 @@ class Evaluator:
     _done: dict[str, tuple[Outcome, Run]] = field(default_factory=dict)
     """What this evaluator has settled already, by key: the baseline is looked at more than once."""
 
+    @property
+    def _several(self) -> bool:
+        """Whether it matters which predictor did what."""
+        return len(self.program.named_predictors()) > 1
+
     def evaluate(self, candidate: Candidate, examples: Sequence[Example], split: str) -> list[Outcome]:
         """Outcomes in the order of `examples`. A program or metric that raises is an outcome with `error`, score 0."""
         self.ledger.record(
@@ -78,12 +90,26 @@ class Evaluator:
         )
         return [outcome for outcome, _ in self._run_all(candidate, examples, split)]
 
+    def settled(self, candidate: Candidate, examples: Sequence[Example], split: str) -> list[tuple[Outcome, Run] | None]:
+        """What is known by now of a candidate, per example; None where it was not run."""
+        return [self._done.get(self._key(candidate, example, split)) for example in examples]
+
     def rollouts(self, candidate: Candidate, examples: Sequence[Example]) -> list[Rollout]:
         """Runs with their traces."""
         finished = self._run_all(candidate, examples, "rollout")
         return [
             Rollout(example, outcome.score, run.trace) for example, (outcome, run) in zip(examples, finished, strict=True)
         ]
+
+    def timed(self, candidate: Candidate, examples: Sequence[Example]) -> list[float]:
+        """Seconds that the program takes for each of these examples, one after the other. Not taken from the ledger, and not
+        written to it. Raises `OutOfBudget` before they begin."""
+        self.spending.check()
+        variant = name_predictors(candidate.apply(self.program))
+        outcomes = [self._run_one(variant, example)[0] for example in examples]
+        for outcome in outcomes:
+            self.spending.add(outcome)
+        return [outcome.seconds for outcome in outcomes]
 
     def _run_all(self, candidate: Candidate, examples: Sequence[Example], split: str) -> list[tuple[Outcome, Run]]:
         keys = [self._key(candidate, example, split) for example in examples]
@@ -101,7 +127,7 @@ class Evaluator:
             batch = rows[begin : begin + size]
             for key, example in batch:
                 if key in known and (run := self._restore(known[key])) is not None:
-                    self._settle(key, self._score(example, run, _costs(known[key])), run)
+                    self._settle(key, self._score(example, run, _costs(known[key]))[0], run)
             self._run_missing(candidate, variant, {k: e for k, e in batch if k not in self._done}, split)
         return [self._done[key] for key in keys]
 
@@ -115,7 +141,7 @@ class Evaluator:
             return
         executor = ThreadPoolExecutor(WORKERS, thread_name_prefix="still-example")
         try:
-            pending: dict[Future[tuple[Outcome, Run]], str] = {
+            pending: dict[Future[tuple[Outcome, Run, Judged]], str] = {
                 executor.submit(self._run_one, variant, example): key for key, example in missing.items()
             }
             while pending:
@@ -123,38 +149,48 @@ class Evaluator:
                 done, _ = wait(pending, timeout=1.0, return_when=FIRST_COMPLETED)
                 for future in done:
                     key = pending.pop(future)
-                    outcome, run = future.result()
+                    outcome, run, judged = future.result()
                     self.ledger.record(self._row(key, candidate, missing[key], split, outcome, run))
+                    for purpose, calls in (("program", run.calls), ("metric", judged)):
+                        for row in call_rows(calls, purpose, self.run_id, key):
+                            self.ledger.record(row)
                     self._settle(key, outcome, run)
         finally:
             executor.shutdown(wait=False, cancel_futures=True)
 
-    def _run_one(self, variant: Module, example: Example) -> tuple[Outcome, Run]:
+    def _run_one(self, variant: Module, example: Example) -> tuple[Outcome, Run, Judged]:
         started = time.perf_counter()
         trace = Trace()
         error: str | None = None
         prediction: Any = None
         # PlanAdapter here, so that an unmodified DSPy program is decoded under constraints too.
-        with metered() as meter, context(lm=self.lm, adapter=PlanAdapter(), trace=trace):
+        with metered(alone=True) as meter, context(lm=self.lm, adapter=PlanAdapter(), trace=trace):
             try:
                 prediction = call(own_copy(variant), example.inputs())
                 if not isinstance(prediction, Prediction):
                     raise StillError(f"the program returned {type(prediction).__name__}: return a dspy.Prediction")
             except (Exception, SystemExit, CancelledError) as raised:
                 error = f"{type(raised).__name__}: {raised}"
-        run = Run(prediction, tuple(trace.calls), error)
-        return self._score(example, run, _spent(meter, time.perf_counter() - started)), run
+        run = Run(prediction, tuple(trace.calls), error, tuple(meter.log))
+        outcome, judged = self._score(example, run, _spent(meter, time.perf_counter() - started))
+        return outcome, run, judged
 
-    def _score(self, example: Example, run: Run, spent: Mapping[str, Any]) -> Outcome:
+    def _score(self, example: Example, run: Run, spent: Mapping[str, Any]) -> tuple[Outcome, Judged]:
+        """The outcome, and the requests that the metric made."""
+        if self._several:
+            spent = {**spent, "trace": tuple(s for s in run.trace if s.inputs or s.outputs or not s.scores)}
         if run.error is not None:
-            return Outcome(0.0, error=run.error, **spent)
-        try:
-            score = self.metric.score(example, run.prediction)
-            scores = {step.predictor: step.scores for step in run.trace if step.scores}
-            fields = self.metric.fields(example, run.prediction)
-            return Outcome(score.value, fields, feedback=score.feedback, option_scores=scores, **spent)
-        except MetricError as error:
-            return Outcome(0.0, error=f"MetricError: {error}", **spent)
+            return Outcome(0.0, error=run.error, **spent), ()
+        # Alone: a row from the ledger is scored in the thread of the pass, whose own calls are counted apart.
+        with metered(alone=True) as judged:
+            try:
+                score = self.metric.score(example, run.prediction)
+                fields = self.metric.fields(example, run.prediction)
+            except MetricError as error:
+                return Outcome(0.0, error=f"MetricError: {error}", **spent, **_judged(judged)), tuple(judged.log)
+        scores = {step.predictor: step.scores for step in run.trace if step.scores}
+        spent = {**spent, **_judged(judged)}
+        return Outcome(score.value, fields, feedback=score.feedback, option_scores=scores, **spent), tuple(judged.log)
 
     def _key(self, candidate: Candidate, example: Example, split: str) -> str:
         return evaluation_key(
@@ -169,9 +205,9 @@ class Evaluator:
         self, key: str, candidate: Candidate, example: Example, split: str, outcome: Outcome, run: Run
     ) -> EvaluationRow:
         stored: dict[str, Any] = {"values": run.prediction.toDict() if run.error is None else None}
-        if split == "rollout":
+        if split == "rollout" or self._several:
             stored["trace"] = [[t.predictor, _as_shown(t.inputs), _as_shown(t.outputs)] for t in run.trace]
-        elif outcome.option_scores:
+        if split != "rollout" and outcome.option_scores:
             stored["scores"] = outcome.option_scores
         return EvaluationRow(
             evaluation_id=key,
@@ -246,6 +282,10 @@ def _spent(meter: Meter, seconds: float) -> dict[str, Any]:
         "decoded_tokens": meter.decoded_tokens,
         "seconds": seconds,
     }
+
+
+def _judged(meter: Meter) -> dict[str, Any]:
+    return {"metric_calls": meter.calls, "metric_tokens": meter.prompt_tokens + meter.decoded_tokens}
 
 
 def _costs(row: EvaluationRow) -> dict[str, Any]:

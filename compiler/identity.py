@@ -21,6 +21,8 @@ def program_digest(program: Module) -> str:
     parts = [_source(type(module)) for _, module in program.named_sub_modules()]
     for name, predictor in sorted(program.named_predictors()):
         parts += [name, lower(predictor.signature).digest, repr(current_state(predictor).to_json()), repr(predictor.config)]
+        if getattr(predictor, "lm", None) is not None:  # one of its own
+            parts.append(model_digest(predictor.lm))
     if values := knob_values(program):
         parts.append(repr(sorted(values.items())))
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()

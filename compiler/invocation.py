@@ -32,7 +32,7 @@ class Trace(list[Any]):
         """Called by a predictor, in any thread that dspy's context reached."""
         super().append(step)
         predictor, inputs, prediction = step
-        name = vars(predictor).get(_NAME)
+        name = name_of(predictor)
         if name is not None:
             outputs = dict(prediction.items())
             scores = prediction.completion.scores if isinstance(prediction, ScoredPrediction) else {}
@@ -49,6 +49,11 @@ def name_predictors(program: Module) -> Module:
     for name, predictor in program.named_predictors():
         vars(predictor)[_NAME] = name
     return program
+
+
+def name_of(module: Any) -> str | None:
+    """The name that `name_predictors` gave to a predictor; None for other modules."""
+    return None if module is None else vars(module).get(_NAME)
 
 
 def call(program: Module, inputs: Mapping[str, Any]) -> Any:

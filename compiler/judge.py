@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from ..backends.lm import LM
+from ..backends.meter import UsageCounter
 from ..errors import MetricError, StillError
 from ..signatures.adapter import PlanAdapter
 from ..signatures.bridge import BaseLM, DspySignature, Example, context, settings
@@ -36,8 +37,9 @@ def judge(
     of label and prediction. temperature: 0 makes answers repeatable; None leaves it to the LM.
 
     The feedback is the reason. Answers are kept in memory, so that the same prediction for the same example is judged once.
-    What the judge's calls cost is not part of a budget. A prediction without any of the fields counts 0, unasked. Raises
-    MetricError where the LM fails or gives no valid answer, and for a signature that has no such score.
+    What the judge's calls cost counts against a compile's budget, apart from the program's own. A prediction without any of
+    the fields counts 0, unasked. Raises MetricError where the LM fails or gives no valid answer, and for a signature that
+    has no such score.
 
     Source: Zheng et al. 2023, "Judging LLM-as-a-Judge", section 3.1: single answer grading, guided by a reference if there
     is one; as in their prompts, the reason comes before the score.
@@ -98,7 +100,7 @@ class JudgeMetric(Metric):
         # A predictor of its own, for threads; not in the trace or the usage of the program that is judged.
         predictor: Any = Predict(self._question.signature(asked))
         try:
-            with context(lm=self._lm, adapter=PlanAdapter(), trace=None, usage_tracker=None):
+            with context(lm=self._lm, adapter=PlanAdapter(), trace=None, usage_tracker=UsageCounter()):
                 answer = predictor(**asked, config=self._config)
             return Score(self._scale.share(answer.score), str(getattr(answer, "reason", None) or ""))
         except Exception as error:

@@ -1,4 +1,4 @@
-"""`Ledger`: every run, candidate and evaluation in one DuckDB file; what a killed compile resumes from."""
+"""`Ledger`: every run, candidate, evaluation, call and artifact in one DuckDB file; what a killed compile resumes from."""
 
 from __future__ import annotations
 
@@ -15,13 +15,23 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from ..errors import LedgerError
 from .duck import fetch
 from .ledger_file import LedgerFile
-from .ledger_rows import READY_QUERIES, CandidateRow, EvaluationRow, LedgerRow, RunRow, evaluation_key
+from .ledger_rows import ArtifactRow, CallRow, CandidateRow, EvaluationRow, LedgerRow, RunRow, evaluation_key
+from .ledger_views import READY_QUERIES
 from .readers import first_line
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
-__all__ = ["READY_QUERIES", "CandidateRow", "EvaluationRow", "Ledger", "RunRow", "evaluation_key"]
+__all__ = [
+    "READY_QUERIES",
+    "ArtifactRow",
+    "CallRow",
+    "CandidateRow",
+    "EvaluationRow",
+    "Ledger",
+    "RunRow",
+    "evaluation_key",
+]
 
 FLUSH_SECONDS = 1.0
 FLUSH_ROWS = 200
@@ -58,8 +68,8 @@ class Ledger:
         self._failure: LedgerError | None = None
         self._thread: threading.Thread | None = None
 
-    def record(self, row: RunRow | CandidateRow | EvaluationRow) -> None:
-        """Queue a row. Recording an evaluation or candidate again changes nothing; a run is updated.
+    def record(self, row: LedgerRow) -> None:
+        """Queue a row. Recording an evaluation, candidate or call again changes nothing; a run or artifact is updated.
 
         Raises:
             LedgerError: the row holds a value that does not fit its column, or the ledger is closed: it is not queued.
@@ -108,10 +118,14 @@ class Ledger:
         return f"Ledger({str(self.path)!r})"
 
     def lookup(self, evaluation_ids: Iterable[str]) -> dict[str, EvaluationRow]:
-        """The evaluations among these ids that are already there, by id."""
-        wanted = list(evaluation_ids)
-        rows = self._select(EvaluationRow, "evaluation_id IN (SELECT unnest($1::VARCHAR[]))", [wanted])
-        return {row.evaluation_id: row for row in rows}
+        """The evaluations among these ids that are already there, by id. Does not wait for queued rows to be written."""
+        wanted = set(evaluation_ids)
+        # The queue first: a row that is written meanwhile is found in the file.
+        with self._guard:
+            queued = [EvaluationRow.from_sql(tuple(bound)) for kind, bound in self._queue if kind is EvaluationRow]
+        found = {row.evaluation_id: row for row in queued if row.evaluation_id in wanted}
+        rows = self._read(EvaluationRow, "evaluation_id IN (SELECT unnest($1::VARCHAR[]))", [list(wanted - found.keys())])
+        return {**{row.evaluation_id: row for row in rows}, **found}
 
     def evaluations(self, run_id: str | None = None, candidate_id: str | None = None) -> list[EvaluationRow]:
         """Evaluations that this run wrote, of this candidate, oldest first; None means any."""
@@ -127,6 +141,14 @@ class Ledger:
         where = "run_id = coalesce($1, run_id) ORDER BY created_at, candidate_id"
         return self._select(CandidateRow, where, [run_id])
 
+    def calls(self, run_id: str | None = None) -> list[CallRow]:
+        """Requests to language models that this run, or any, made, oldest first."""
+        return self._select(CallRow, "run_id = coalesce($1, run_id) ORDER BY created_at, call_id", [run_id])
+
+    def artifacts(self) -> list[ArtifactRow]:
+        """All artifacts that were saved, oldest first."""
+        return self._select(ArtifactRow, "true ORDER BY created_at, path", [])
+
     def query(self, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
         """(column names, rows) of one SELECT over the ledger, or of one of READY_QUERIES by name.
 
@@ -139,6 +161,9 @@ class Ledger:
 
     def _select(self, kind: type[R], where: str, values: list[Any]) -> list[R]:
         self._settle()
+        return self._read(kind, where, values)
+
+    def _read(self, kind: type[R], where: str, values: list[Any]) -> list[R]:
         statement = f"SELECT {', '.join(kind.columns())} FROM {kind.TABLE} WHERE {where}"
         rows = self._file.use(lambda connection: connection.execute(statement, values).fetchall(), read_only=True)
         return [kind.from_sql(row) for row in rows]
@@ -185,20 +210,21 @@ class Ledger:
 
 
 def _insert(connection: DuckDBPyConnection, rows: list[Item]) -> None:
-    """All rows in one transaction, runs of one table as one statement: twenty times faster than executemany here."""
+    """All rows in one transaction, runs of one table as one statement."""
     connection.begin()
     start = 0
     while start < len(rows):
         kind = rows[start][0]
         end = start
-        # An upsert may not touch the same row twice in one statement, so runs go one by one.
-        most = 1 if kind is RunRow else FLUSH_ROWS
+        # An upsert may not touch the same row twice in one statement, so those go one by one.
+        most = 1 if "UPDATE" in kind.CONFLICT else FLUSH_ROWS
         while end < len(rows) and end - start < most and rows[end][0] is kind:
             end += 1
         columns = kind.columns()
-        marks = ", ".join([f"({', '.join('?' * len(columns))})"] * (end - start))
-        values = [value for _, bound in rows[start:end] for value in bound]
-        connection.execute(f"INSERT INTO {kind.TABLE} ({', '.join(columns)}) VALUES {marks} {kind.CONFLICT}", values)
+        # By column: a statement with a mark per value takes DuckDB longer to read than to run.
+        by_column = [list(values) for values in zip(*(bound for _, bound in rows[start:end]), strict=True)]
+        lists = ", ".join(f"unnest(${i})" for i in range(1, len(columns) + 1))
+        connection.execute(f"INSERT INTO {kind.TABLE} ({', '.join(columns)}) SELECT {lists} {kind.CONFLICT}", by_column)
         start = end
     connection.commit()
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import LedgerError
+from . import ledger_views
 from .ledger_rows import SCHEMA, SCHEMA_VERSION
 from .readers import first_line
 
@@ -96,7 +97,7 @@ class LedgerFile:
         try:
             parent.mkdir(parents=True, exist_ok=True)
             with duckdb.connect(str(aside)) as connection:
-                connection.execute(SCHEMA)
+                connection.execute(SCHEMA + ledger_views.SCHEMA)
                 connection.execute("INSERT INTO meta VALUES (?)", [SCHEMA_VERSION])
             _put(aside, self._key)
         except (OSError, duckdb.Error) as error:

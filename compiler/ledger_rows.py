@@ -1,4 +1,4 @@
-"""What a ledger holds: its tables, one dataclass a row, and ready-made questions."""
+"""What a ledger holds: its tables, and one dataclass a row."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Count = Annotated[int, Field(ge=0, lt=2**63)]
 Rate = Annotated[float, Field(ge=0, le=1)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 # Times are stored without zone, in UTC. Rows refer to each other by content, without foreign keys: an evaluation may be
 # written by one run and used by all later ones.
@@ -36,6 +36,13 @@ CREATE TABLE evaluations (
   model_digest VARCHAR NOT NULL, prediction JSON, score DOUBLE, scores JSON NOT NULL, error VARCHAR,
   calls BIGINT NOT NULL, prompt_tokens BIGINT NOT NULL, cached_tokens BIGINT NOT NULL,
   decoded_tokens BIGINT NOT NULL, seconds DOUBLE NOT NULL, run_id VARCHAR NOT NULL, created_at TIMESTAMP NOT NULL);
+CREATE TABLE calls (
+  call_id VARCHAR PRIMARY KEY, evaluation_id VARCHAR, purpose VARCHAR NOT NULL, number BIGINT NOT NULL,
+  predictor VARCHAR, model VARCHAR NOT NULL, prompt_tokens BIGINT NOT NULL, cached_tokens BIGINT NOT NULL,
+  decoded_tokens BIGINT NOT NULL, seconds DOUBLE, run_id VARCHAR NOT NULL, created_at TIMESTAMP NOT NULL);
+CREATE TABLE artifacts (
+  path VARCHAR NOT NULL, digest VARCHAR NOT NULL, run_id VARCHAR NOT NULL, candidate_id VARCHAR NOT NULL,
+  name VARCHAR NOT NULL, score DOUBLE NOT NULL, created_at TIMESTAMP NOT NULL, PRIMARY KEY (path, digest));
 """
 
 
@@ -138,12 +145,51 @@ class EvaluationRow(LedgerRow):
     created_at: datetime = field(default_factory=now)
 
 
+@dataclass(frozen=True, kw_only=True)
+class CallRow(LedgerRow):
+    """One request to a language model. purpose: "program", or what else it was for: "metric" (a judge), or the pass that
+    asked; then `evaluation_id` is None. number: its place among the calls of the same evaluation, or of the run."""
+
+    TABLE = "calls"
+
+    call_id: str
+    evaluation_id: str | None
+    purpose: str
+    number: Count
+    predictor: str | None = None
+    model: str
+    prompt_tokens: Count = 0
+    cached_tokens: Count = 0
+    decoded_tokens: Count = 0
+    seconds: Seconds | None = None
+    run_id: str
+    created_at: datetime = field(default_factory=now)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArtifactRow(LedgerRow):
+    """An artifact that was saved: where, its content's digest, and the candidate it holds, with its score on dev."""
+
+    TABLE = "artifacts"
+    CONFLICT = "ON CONFLICT (path, digest) DO UPDATE SET run_id = excluded.run_id, created_at = excluded.created_at"
+
+    path: str
+    digest: str
+    run_id: str
+    candidate_id: str
+    name: str
+    score: Rate
+    created_at: datetime = field(default_factory=now)
+
+
 def evaluation_key(program: str, candidate: str, example: str, model: str, **more: Any) -> str:
     """sha256 of what decides an evaluation: four digests, and `more` for all else (seed, sampling settings)."""
     return digest({"program": program, "candidate": candidate, "example": example, "model": model, "more": more})
 
 
-_CHECKERS: dict[type, TypeAdapter[Any]] = {kind: TypeAdapter(kind) for kind in (RunRow, CandidateRow, EvaluationRow)}
+_CHECKERS: dict[type, TypeAdapter[Any]] = {
+    kind: TypeAdapter(kind) for kind in (RunRow, CandidateRow, EvaluationRow, CallRow, ArtifactRow)
+}
 
 
 def _to_sql(value: Any, is_json: bool) -> Any:
@@ -165,62 +211,3 @@ def _from_sql(value: Any, is_json: bool) -> Any:
     if is_json and value is not None:
         return json.loads(value)
     return value.replace(tzinfo=UTC) if isinstance(value, datetime) else value
-
-
-# An evaluation that failed counts as 0. The interval is the normal approximation at 95 %.
-READY_QUERIES: dict[str, tuple[str, str]] = {
-    "runs": (
-        "Every run with its status, duration in seconds, candidates and evaluations written",
-        """
-        SELECT run_id, program, level, model, status, started_at,
-          round(epoch(finished_at - started_at), 1) AS seconds,
-          (SELECT count(*) FROM candidates c WHERE c.run_id = r.run_id) AS candidates,
-          (SELECT count(*) FROM evaluations e WHERE e.run_id = r.run_id) AS evaluations
-        FROM runs r ORDER BY started_at""",
-    ),
-    "candidates": (
-        "Mean score of every candidate per split, with a 95 % interval",
-        """
-        SELECT c.run_id, c.name, c.origin, e.split, count(*) AS n, avg(coalesce(e.score, 0)) AS score,
-          greatest(0, avg(coalesce(e.score, 0)) - 1.96 * stddev_samp(coalesce(e.score, 0)) / sqrt(count(*))) AS low,
-          least(1, avg(coalesce(e.score, 0)) + 1.96 * stddev_samp(coalesce(e.score, 0)) / sqrt(count(*))) AS high,
-          count(e.error) AS errors, c.candidate_id
-        FROM candidates c JOIN runs r USING (run_id)
-        JOIN evaluations e ON e.candidate_id = c.candidate_id AND e.model_digest = r.model_digest
-        GROUP BY ALL ORDER BY c.run_id, e.split, score DESC, c.name""",
-    ),
-    "failures": (
-        "Evaluations that raised an error or scored 0, newest first",
-        """
-        SELECT e.run_id, e.candidate_id, e.example_id, e.split, e.score, e.error, e.prediction
-        FROM evaluations e WHERE e.error IS NOT NULL OR coalesce(e.score, 0) = 0
-        ORDER BY e.created_at DESC, e.evaluation_id""",
-    ),
-    "cost": (
-        "Calls, tokens and seconds that every run spent on each split",
-        """
-        SELECT run_id, split, count(*) AS evaluations, sum(calls) AS calls, sum(prompt_tokens) AS prompt_tokens,
-          sum(cached_tokens) AS cached_tokens, sum(decoded_tokens) AS decoded_tokens, round(sum(seconds), 3) AS seconds
-        FROM evaluations GROUP BY ALL ORDER BY run_id, split""",
-    ),
-    "wins": (
-        "Every candidate against its run's first one, example by example",
-        """
-        WITH scored AS (
-          SELECT c.run_id, c.candidate_id, c.name, e.split, e.example_id, avg(coalesce(e.score, 0)) AS score
-          FROM candidates c JOIN runs r USING (run_id)
-          JOIN evaluations e ON e.candidate_id = c.candidate_id AND e.model_digest = r.model_digest
-          GROUP BY ALL),
-        first AS (
-          SELECT run_id, arg_min(candidate_id, (created_at, candidate_id)) AS candidate_id
-          FROM candidates GROUP BY run_id)
-        SELECT s.run_id, s.name, s.split, count(*) AS pairs,
-          count(*) FILTER (s.score > b.score) AS wins, count(*) FILTER (s.score = b.score) AS ties,
-          count(*) FILTER (s.score < b.score) AS losses, avg(s.score - b.score) AS mean_difference, s.candidate_id
-        FROM scored s JOIN first USING (run_id)
-        JOIN scored b ON b.run_id = s.run_id AND b.candidate_id = first.candidate_id AND b.split = s.split
-          AND b.example_id = s.example_id
-        WHERE s.candidate_id <> first.candidate_id
-        GROUP BY ALL ORDER BY s.run_id, s.split, mean_difference DESC, s.name""",
-    ),
-}

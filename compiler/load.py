@@ -10,6 +10,7 @@ from ..errors import ArtifactError
 from ..signatures.bridge import Module
 from .artifact import Artifact, read_artifact
 from .identity import weights_digest
+from .lms import bind
 
 
 def load(path: str | Path, program: Module | None = None, *, lm: Any = None, allow_import: bool = False) -> Module:
@@ -31,8 +32,26 @@ def load(path: str | Path, program: Module | None = None, *, lm: Any = None, all
             f"{path} was compiled for {recorded['name']} ({recorded['digest'][:12]}…), this LM is {found[:12]}…: "
             "prompts do not carry over between models, compile again for this one"
         )
-    compiled.set_lm(lm)
-    return compiled
+    _bind_pinned(artifact, compiled)
+    return bind(compiled, lm)
+
+
+def _bind_pinned(artifact: Artifact, compiled: Module) -> None:
+    """Predictors that had an LM of their own get it back: the one that the caller's program has, or a local model."""
+    own = artifact.manifest["model"].get("pinned", {})
+    for name, predictor in compiled.named_predictors():
+        if name not in own:
+            predictor.lm = None
+            continue
+        recorded = own[name]
+        if predictor.lm is None and recorded["local"] is not None:
+            predictor.lm = LM(**recorded["local"], **recorded["sampling"])
+        found = None if predictor.lm is None else weights_digest(predictor.lm)
+        if found != recorded["digest"]:
+            raise ArtifactError(
+                f"{artifact.path}: predictor {name!r} was compiled with {recorded['name']} as an LM of its own: pass "
+                f"program= with that LM on it (set_lm), this one has {found or 'none'}"
+            )
 
 
 def _recorded_lm(artifact: Artifact) -> LM:

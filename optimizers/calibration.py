@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .context import Bin
+
 TEMPERATURES = np.geomspace(0.1, 20.0, 200)
 FOLDS = 5
 BINS = 10
@@ -96,10 +98,19 @@ def probabilities(scores: Sequence[Mapping[str, float]], calibration: Calibratio
 def calibration_error(likely: Floats, correct: Sequence[int]) -> float:
     """Expected calibration error (Naeini et al., 2015): over ten bins of confidence, the mean gap between confidence and
     accuracy. likely: [examples, options]; correct: the right option's index."""
+    bins = reliability(likely, correct)
+    return sum(abs(b.confidence - b.accuracy) * b.count for b in bins) / len(likely)
+
+
+def reliability(likely: Floats, correct: Sequence[int]) -> tuple[Bin, ...]:
+    """The reliability diagram's bins that are not empty (DeGroot and Fienberg, 1983), ten of equal width."""
     confidence, right = likely.max(axis=1), likely.argmax(axis=1) == np.asarray(correct)
     bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
-    gaps = [abs(float(confidence[bins == b].sum() - right[bins == b].sum())) for b in range(BINS)]
-    return sum(gaps) / len(confidence)
+    return tuple(
+        Bin(float(confidence[bins == b].mean()), float(right[bins == b].mean()), int((bins == b).sum()))
+        for b in range(BINS)
+        if (bins == b).any()
+    )
 
 
 def _matrix(scores: Sequence[Mapping[str, float]], options: Sequence[str]) -> Floats:

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from ..signatures.bridge import Example, Module
 from .candidate import Candidate
 
 OptionScores = dict[str, dict[str, dict[str, float]]]
 """By predictor, field and option text."""
+
+
+@dataclass(frozen=True, slots=True)
+class PredictorTrace:
+    """One predictor call inside a program run: the predictor's name, its inputs and its outputs."""
+
+    predictor: str
+    inputs: dict[str, Any]
+    outputs: dict[str, Any]
+    scores: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Of outputs that were scored: log-probability of each option's text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,19 +42,14 @@ class Outcome:
     seconds: float = 0.0
     resumed: bool = False
     """Taken from the ledger instead of run."""
+    metric_calls: int = 0
+    """LM calls of the metric, where it is a judge; not among `calls`."""
+    metric_tokens: int = 0
+    """Prompt and decoded tokens of those."""
     option_scores: OptionScores = field(default_factory=dict)
     """For fields that were scored: the model's log-probability of each option's text, in the last call of the predictor."""
-
-
-@dataclass(frozen=True, slots=True)
-class PredictorTrace:
-    """One predictor call inside a program run: the predictor's name, its inputs and its outputs."""
-
-    predictor: str
-    inputs: dict[str, Any]
-    outputs: dict[str, Any]
-    scores: dict[str, dict[str, float]] = field(default_factory=dict)
-    """Of outputs that were scored: log-probability of each option's text."""
+    trace: tuple[PredictorTrace, ...] = ()
+    """The calls, of a program with several predictors; empty for one, and for rows of the ledger that have none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +119,16 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True)
+class Bin:
+    """A bar of a reliability diagram: answers of about the same confidence, and how often they were right."""
+
+    confidence: float
+    """Mean of the probabilities of the answers in it."""
+    accuracy: float
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class CalibrationFit:
     """How well the probabilities of a scored field fit: with the share of right answers among those given p, on dev."""
 
@@ -126,6 +142,8 @@ class CalibrationFit:
     error_after: float
     """Of the calibrated ones, each example's by a calibration that was fitted without it."""
     temperature: float
+    reliability_before: tuple[Bin, ...] = ()
+    reliability_after: tuple[Bin, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,3 +165,25 @@ class Pass(Protocol):
 
     def run(self, program: Module, baseline: Candidate, context: EvaluationContext) -> PassResult:
         """Propose, compare on dev, and return the best candidate."""
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What a pass will run at most, for an estimate beforehand."""
+
+    candidates: tuple[Candidate, ...] = ()
+    """To be run on dev."""
+    possible: tuple[Candidate, ...] = ()
+    """Those that may come about; one that cannot be known yet stands in by one of about its cost."""
+    rollouts: int = 0
+    """Train examples that the teacher runs."""
+    asked: int = 0
+    """Calls of the teacher for proposals."""
+
+
+@runtime_checkable
+class Forecaster(Protocol):
+    """A pass that can say what it will cost; an estimate leaves others out, and says so."""
+
+    def forecast(self, program: Module, baseline: Candidate, context: EvaluationContext) -> Forecast:
+        """What `run` would do at most. May not call `context.evaluate` or `context.rollouts`."""

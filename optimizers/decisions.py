@@ -12,7 +12,7 @@ from ..signatures.constraint import Constraint
 from ..signatures.fieldset import constraints, special_fields
 from . import calibration
 from .candidate import Candidate, PredictorState, current_state
-from .context import CalibrationFit, EvaluationContext, Outcome, PassResult
+from .context import CalibrationFit, EvaluationContext, Forecast, Outcome, PassResult
 from .racing import race
 
 MIN_LABELS = 10
@@ -46,6 +46,12 @@ class Decisions:
         winner = standings[0].candidate
         used = tuple(summary for _, (_, summary) in fitted) if winner is candidates[-1] and fitted else ()
         return PassResult(winner, tuple(standings), calibrations=used)
+
+    def forecast(self, program: Module, baseline: Candidate, context: EvaluationContext) -> Forecast:
+        """Scoring, with and without calibration."""
+        closed = _closed_fields(baseline.apply(program))
+        scored = _with_fields(program, baseline, "scored", {f: {"decide": "score"} for f in closed})
+        return Forecast((scored,), (scored,)) if closed else Forecast()
 
 
 Key = tuple[str, str]
@@ -106,6 +112,8 @@ def _fit(
         error_before=calibration.calibration_error(before, correct),
         error_after=calibration.calibration_error(after, correct),
         temperature=fitted.temperature,
+        reliability_before=calibration.reliability(before, correct),
+        reliability_after=calibration.reliability(after, correct),
     )
     return fitted, summary
 

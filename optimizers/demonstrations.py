@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from ..signatures.bridge import Example, Module
 from ..signatures.layout import is_complete
 from .candidate import Candidate, Demonstration, PredictorState
-from .context import EvaluationContext, PassResult, Rollout
+from .context import EvaluationContext, Forecast, PassResult, Rollout
 from .racing import race
 
 COUNTS = (4, 8)
@@ -44,6 +44,16 @@ class Demonstrations:
         notes += _uncalled(program, rollouts)
         standings = race(program, _unique(candidates), context)
         return PassResult(standings[0].candidate, tuple(standings), tuple(notes))
+
+    def forecast(self, program: Module, baseline: Candidate, context: EvaluationContext) -> Forecast:
+        """The candidates of `run`; bootstrapped demonstrations are taken to be as long as labelled ones."""
+        labelled = _labelled_pools(program, context)
+        draws = list(_draws(labelled, context.seed)) if labelled else []
+        bootstrapped = draws[:: len(draws) // len(COUNTS)] if draws else [baseline] * len(COUNTS)
+        nearest = list(_nearest(labelled)) if labelled else []
+        return Forecast(
+            (baseline, *draws, *nearest), tuple(bootstrapped), rollouts=min(BOOTSTRAP_ATTEMPTS, len(context.train))
+        )
 
 
 def _labelled_pools(program: Module, context: EvaluationContext) -> dict[str, list[Demonstration]]:

@@ -1,4 +1,4 @@
-"""The Pareto front over examples: candidates that are best at something."""
+"""Pareto fronts: of candidates over examples, and of points with several qualities."""
 
 from __future__ import annotations
 
@@ -20,13 +20,27 @@ def pick_parent(standings: Sequence[Standing], seed: int) -> Standing:
     return random.Random(seed).choices(front, weights=[win + 1e-9 for win in wins])[0]
 
 
+def front(points: Sequence[Sequence[float]]) -> list[int]:
+    """Indices of the points that no other point matches in every number and beats in one; more is better. Of equal points
+    the first stands for all."""
+    return [
+        i
+        for i, point in enumerate(points)
+        if not any(_beats(other, point) or (j < i and tuple(other) == tuple(point)) for j, other in enumerate(points))
+    ]
+
+
+def _beats(one: Sequence[float], other: Sequence[float]) -> bool:
+    pairs = list(zip(one, other, strict=True))
+    return all(a >= b for a, b in pairs) and any(a > b for a, b in pairs)
+
+
 def _scores(standing: Standing) -> list[float]:
     return [outcome.score for outcome in standing.outcomes]
 
 
 def _dominates(one: Standing, other: Standing) -> bool:
-    pairs = list(zip(_scores(one), _scores(other), strict=True))
-    return all(a >= b for a, b in pairs) and any(a > b for a, b in pairs)
+    return _beats(_scores(one), _scores(other))
 
 
 def _is_best(standing: Standing, example: int, front: Sequence[Standing]) -> bool:

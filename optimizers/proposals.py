@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic_core import to_json
@@ -13,10 +14,19 @@ from ..signatures.bridge import Example, context
 from ..signatures.fields import Input, Output
 from ..signatures.predict import Predict
 from ..signatures.signature import Signature
-from .context import Outcome
+from .context import Outcome, PredictorTrace
 
 SHOWN = 5
 """Examples, and failures, that a teacher is shown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An example that went wrong, and the call of the predictor in question, where the program has several."""
+
+    example: Example
+    outcome: Outcome
+    call: PredictorTrace | None = None
 
 
 class Propose(Signature):
@@ -43,7 +53,7 @@ TIPS = (
 def proposals(
     signature: Any,
     train: Sequence[Example],
-    failures: Sequence[tuple[Example, Outcome]],
+    failures: Sequence[Failure],
     teacher: Any,
     count: int,
     seed: int,
@@ -60,7 +70,7 @@ def proposals(
                     task=_task(signature),
                     current_instructions=signature.instructions,
                     examples="\n".join(_example(example) for example in shown),
-                    mistakes="\n".join(_mistake(example, outcome) for example, outcome in wrong) or "none yet",
+                    mistakes="\n".join(_mistake(failure) for failure in wrong) or "none yet",
                     tip=TIPS[i % len(TIPS)],
                     config={"rollout_id": f"{seed}/{i}"},
                 )
@@ -77,9 +87,17 @@ def _task(signature: Any) -> str:
     return f"inputs: {', '.join(signature.input_fields)}. outputs: {outputs}"
 
 
-def _mistake(example: Example, outcome: Outcome) -> str:
-    return f"{_example(example)} -> {outcome.feedback or outcome.error or 'wrong'}"
+def _mistake(failure: Failure) -> str:
+    said = failure.outcome.feedback or failure.outcome.error or "wrong"
+    if (call := failure.call) is not None and (call.inputs or call.outputs):
+        own = f"asked {_shown(call.inputs)}, answered {_shown(call.outputs)}; the program: "
+        return f"{own}{_example(failure.example)} -> {said}"
+    return f"{_example(failure.example)} -> {said}"
 
 
 def _example(example: Example) -> str:
-    return to_json(dict(example.items()), fallback=str).decode()[:600]
+    return _shown(dict(example.items()))
+
+
+def _shown(values: Mapping[str, Any]) -> str:
+    return to_json(values, fallback=str).decode()[:600]

@@ -32,9 +32,7 @@ def race(program: Module, candidates: Sequence[Candidate], context: EvaluationCo
     dev example; a dropped one has seen some whole blocks. Ties go to the candidate with fewer
     demonstrations, then to the one named first. Where the budget runs out, the candidates that have seen most are compared.
     """
-    order = list(range(len(context.dev)))
-    random.Random(context.seed).shuffle(order)
-    blocks = _blocks(order)
+    blocks = blocks_of(_order(context))
     outcomes: dict[int, list[Outcome]] = {i: [] for i in range(len(candidates))}
     dropped: dict[int, str] = {}
     threshold = ERROR_RATE / max(1, (len(candidates) - 1) * (len(blocks) - 1))
@@ -53,6 +51,17 @@ def race(program: Module, candidates: Sequence[Candidate], context: EvaluationCo
         standings,
         key=lambda s: (s.dropped is not None, -s.mean, s.candidate.demonstration_count, ranks[id(s)]),
     )
+
+
+def measure(program: Module, candidate: Candidate, context: EvaluationContext) -> Standing:
+    """Run one candidate on all of dev; outcomes are in the order of races."""
+    return Standing(candidate, tuple(context.evaluate(program, candidate, _order(context))))
+
+
+def _order(context: EvaluationContext) -> list[int]:
+    order = list(range(len(context.dev)))
+    random.Random(context.seed).shuffle(order)
+    return order
 
 
 def _drop_unfinished(outcomes: dict[int, list[Outcome]], dropped: dict[int, str]) -> None:
@@ -75,7 +84,7 @@ def paired_p_value(better: Sequence[float], worse: Sequence[float], seed: int) -
     return (extreme + 1) / (FLIPS + 1)
 
 
-def _blocks(order: list[int]) -> list[list[int]]:
+def blocks_of(order: Sequence[int]) -> list[Sequence[int]]:
     """Four blocks, but none under 12 examples: a test on fewer can hardly reject anything."""
     count = max(1, min(4, len(order) // 12))
     bounds = [round(i * len(order) / count) for i in range(count + 1)]

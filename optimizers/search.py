@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import cycle, islice
 from typing import Any
 
 from ..signatures.bridge import Module
 from ..signatures.knob import Knob, named_knobs
 from .candidate import Candidate, PredictorState, current_state
-from .context import EvaluationContext, PassResult, Standing
+from .context import EvaluationContext, Forecast, PassResult, Standing
+from .credit import called
 from .racing import race
 
 TRIALS = 24
@@ -99,6 +101,18 @@ class Search:
         found = sorted(measured.values(), key=lambda s: (s is not best, s.dropped is not None, -s.mean))
         return PassResult(best.candidate, tuple(found))
 
+    def forecast(self, program: Module, baseline: Candidate, context: EvaluationContext) -> Forecast:
+        """As many combinations as are tried at most: the start, each with one knob turned to another of its values."""
+        space = make_space(program, baseline, context.history)
+        turned = [
+            space.candidate({**space.first, path: value}, f"{path}={value}")
+            for path, knob in space.knobs.items()
+            for value in (knob.choices if knob.choices is not None else knob.range or ())
+            if value != space.knob_start[path]
+        ]
+        trials = int(min(space.size, TRIALS)) if space.size >= 2 else 0
+        return Forecast((baseline,), tuple(islice(cycle([baseline, *turned]), max(0, trials - 1))))
+
 
 def make_space(program: Module, start: Candidate, history: Sequence[Standing]) -> Space:
     """The dimensions in which there is anything to choose."""
@@ -106,7 +120,10 @@ def make_space(program: Module, start: Candidate, history: Sequence[Standing]) -
     states = {name: start.states.get(name, current_state(p)) for name, p in variant.named_predictors()}
     ranked = sorted(history, key=lambda s: (s.dropped is not None, -s.mean))
     parts: dict[str, Mapping[str, Any]] = {}
+    used = called([outcome for standing in history for outcome in standing.outcomes])
     for name, state in states.items():
+        if used and name not in used:
+            continue  # a predictor that no run calls
         seen = [(s.candidate.name, s.candidate.states[name]) for s in ranked if name in s.candidate.states]
         plain = PredictorState(instructions=state.instructions)
         for kind in ("demonstrations", "instructions", "fields"):
@@ -114,6 +131,7 @@ def make_space(program: Module, start: Candidate, history: Sequence[Standing]) -
             if len(options) > 1:
                 parts[f"{name} {kind}"] = options
     knobs = {path: knob for path, module, knob in named_knobs(variant) if _is_open(path, module, knob)}
+    knobs = {path: knob for path, knob in knobs.items() if not used or _owner(path) not in {*states} - used}
     values = {path: getattr(module, knob.name) for path, module, knob in named_knobs(variant) if path in knobs}
     return Space(replace(start, states=states), parts, knobs, values)
 
@@ -123,6 +141,11 @@ def _is_open(path: str, module: Any, knob: Knob[Any]) -> bool:
     signature = getattr(module, "signature", None)
     reasons = signature is not None and "reasoning" in signature.output_fields
     return not (knob.name == "reasoning" and reasons)
+
+
+def _owner(path: str) -> str:
+    """The module that has a knob, by the name that its predictor would have."""
+    return path.rpartition(".")[0]
 
 
 def _part(state: PredictorState, kind: str) -> Any:

@@ -26,7 +26,7 @@ class ScriptedLM(LM):
 
         with self.lock:
             self.calls += 1
-        count_call(10, 4, 2)
+        count_call(self.model, 10, 4, 2, 0.01)
         values = self.answer(plan, inputs)
         return [Completion(dict(values), {}, Usage(prompt_tokens=10, cached_tokens=4, decoded_tokens=2))] * n
 

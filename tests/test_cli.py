@@ -12,7 +12,7 @@ import still
 from still.cli import app
 from typer.testing import CliRunner
 
-COMMANDS = ("demo", "pull", "compile", "run", "export", "explain", "ledger")
+COMMANDS = ("demo", "pull", "compile", "report", "run", "export", "explain", "ledger")
 PROGRAM = """
     import still
     from typing import Literal

@@ -16,7 +16,16 @@ from pathlib import Path
 import duckdb
 import pytest
 from still.compiler import ledger_file
-from still.compiler.ledger import READY_QUERIES, CandidateRow, EvaluationRow, Ledger, RunRow, evaluation_key
+from still.compiler.ledger import (
+    READY_QUERIES,
+    ArtifactRow,
+    CallRow,
+    CandidateRow,
+    EvaluationRow,
+    Ledger,
+    RunRow,
+    evaluation_key,
+)
 from still.errors import LedgerError
 
 RUN = RunRow(run_id="r1", program="p", level="O1", model="m", model_digest="md", seed=3, config={"level": "O1"})
@@ -480,6 +489,11 @@ def test_ready_queries(ledger):
         for i, score in enumerate(values):
             changes = {"candidate_id": name, "example_id": f"e{i}", "score": score, "calls": 2, "seconds": 0.5}
             ledger.record(evaluation(f"{name}{i}", **changes, error="boom" if score is None else None))
+    for number, seconds in enumerate((0.25, 0.75, None)):
+        spent = {"prompt_tokens": 100, "cached_tokens": 75, "decoded_tokens": 2, "seconds": seconds}
+        whose = {"evaluation_id": "base0", "purpose": "program", "predictor": "sort", "model": "m", "run_id": "r1"}
+        ledger.record(CallRow(call_id=f"c{number}", number=number, **whose, **spent))
+    ledger.record(ArtifactRow(path="/a", digest="d", run_id="r1", candidate_id="better", name="better", score=0.75))
     # A row of the same candidate under another model belongs to another run.
     ledger.record(evaluation("other", candidate_id="base", model_digest="other", score=1.0, run_id="r0"))
 
@@ -493,6 +507,14 @@ def test_ready_queries(ledger):
     assert (base["name"], base["score"], base["errors"]) == ("base", 0.25, 1)
     assert best["low"] == pytest.approx(0.75 - 1.96 * 0.5 / 2)
     assert best["high"] == 1.0
+    (calls,) = table("calls")
+    assert (calls["calls"], calls["predictor"], calls["hit_rate"], calls["mean_seconds"]) == (3, "sort", 0.75, 0.5)
+    rising = [(row["name"], row["best"], row["on_all"]) for row in table("best")]
+    assert rising == [("base", 0.25, True), ("better", 0.75, True)]
+    (savings,) = table("savings")
+    assert (savings["candidates"], savings["evaluated"], savings["raced_away"], savings["from_earlier_runs"]) == (2, 8, 0, 0)
+    assert [(row["kind"], row["times"]) for row in table("errors")] == [("boom", 1)]
+    assert [row["name"] for row in table("artifacts")] == ["better"]
     (wins,) = table("wins")
     assert (wins["name"], wins["pairs"], wins["wins"], wins["ties"], wins["losses"]) == ("better", 4, 2, 2, 0)
     assert wins["mean_difference"] == 0.5

@@ -1,0 +1,96 @@
+"""What is to be compiled: the arguments of `compile`, checked and completed before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from ..errors import DatasetError, SignatureError, StillError
+from ..optimizers.context import Pass
+from ..optimizers.decisions import Decisions
+from ..optimizers.demonstrations import Demonstrations
+from ..optimizers.instructions import Instructions
+from ..optimizers.search import Search
+from ..signatures.bridge import DspyChainOfThought, DspyPredict, Module
+from .dataset import Dataset
+from .lms import resolve, usable_lm
+from .metrics import Metric, as_metric
+from .objective import as_objective
+
+Level = Literal["O0", "O1", "O2"]
+
+PASSES: dict[str, tuple[Pass, ...]] = {
+    "O0": (),
+    "O1": (Demonstrations(), Decisions()),
+    # Decisions again at the end: a calibration is one for a certain prompt.
+    "O2": (Demonstrations(), Decisions(), Instructions(), Search(), Decisions()),
+}
+"""What each level runs, in order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Program, data, metric, passes and LMs."""
+
+    program: Module
+    train: Dataset
+    dev: Dataset
+    metric: Metric
+    level: str
+    passes: tuple[Pass, ...]
+    lm: Any
+    teacher: Any
+    """Runs the program for bootstrapping."""
+    proposer: Any
+    """Asked for instructions: the teacher that the user gave, or None."""
+    seed: int
+    objective: tuple[str, ...] = ("quality",)
+
+
+def make_task(
+    program: Module,
+    train: Dataset,
+    dev: Dataset | None,
+    metric: Any,
+    level: str,
+    passes: Sequence[Pass] | None,
+    lm: Any,
+    teacher: Any,
+    seed: int,
+    objective: Any = "quality",
+) -> Task:
+    """Check the arguments of `compile` and fill in their defaults. Raises as it does."""
+    if level not in get_args(Level):
+        raise StillError(f"level={level!r}: use one of {', '.join(get_args(Level))}")
+    goals = as_objective(objective)
+    program, lm = resolve(program, lm)
+    proposer = usable_lm(teacher) if teacher is not None else None
+    if dev is None:
+        split = train.split(train=0.6, dev=0.4, test=0, seed=seed)
+        train, dev = split.train, split.dev
+    train, dev = typed(program, train, "train"), typed(program, dev, "dev")
+    steps = PASSES[level] if passes is None else tuple(passes)
+    return Task(program, train, dev, as_metric(metric), level, steps, lm, proposer or lm, proposer, seed, goals)
+
+
+def typed(program: Module, dataset: Dataset, role: str) -> Dataset:
+    """Check the dataset against the predictors' fields, and give its columns their types."""
+    if not isinstance(dataset, Dataset):
+        raise DatasetError(f"{role} is a {type(dataset).__name__}: give a still.Dataset (Dataset(rows, inputs=[...]))")
+    if not len(dataset):
+        raise DatasetError(f"{role} has no rows")
+    predictors = program.named_predictors()
+    if not predictors:
+        raise SignatureError(f"{type(program).__name__} has no predictors: there is nothing to compile")
+    columns = set(dataset.columns)
+    fields = {
+        name: info.rebuild_annotation()
+        for _, predictor in predictors
+        for name, info in predictor.signature.fields.items()
+        if name in columns
+    }
+    if isinstance(program, DspyPredict | DspyChainOfThought):  # what a module's predictor is given, the module may make
+        for name, info in predictors[0][1].signature.input_fields.items():
+            fields.setdefault(name, info.rebuild_annotation())  # check() then says that the column is missing
+    return dataset.check(fields)

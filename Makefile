@@ -29,10 +29,12 @@ types: setup
 unit: setup
 	$(BIN)/python -m pytest tests -q
 
-# Fills docs/benchmarks.md's table cell by cell; what was measured before is not measured again.
+# Fills docs/benchmarks.md's tables cell by cell, over hours; what was measured before is not measured again.
 benchmark: setup
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[benchmarks]"
 	$(BIN)/python benchmarks/engine.py
+	$(BIN)/python benchmarks/typed.py
+	$(BIN)/python benchmarks/compile.py
 
 clean:
 	rm -rf $(VENV) .typing build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

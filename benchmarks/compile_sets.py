@@ -123,8 +123,8 @@ def _intent_signature(labels: tuple[str, ...]) -> Any:
 
 
 def _snips() -> Task:
-    signature = snips_signature()
-    slot = signature.output_fields["slots"].annotation.__value__.__origin__.__args__[0]
+    signature = snips_signature(bounded=False)
+    (slot,) = signature.output_fields["slots"].annotation.__args__
     known, test = (
         [
             {

@@ -8,6 +8,7 @@ from pathlib import Path
 import dspy
 import pytest
 import still
+from chat_server import serving
 from scripted import ScriptedLM, demonstrations
 from still.compiler.artifact import read_artifact
 from still.errors import ArtifactError
@@ -15,7 +16,6 @@ from still.optimizers.context import Outcome, PredictorTrace
 from still.optimizers.credit import blame, called, draw_predictor
 from still.optimizers.instructions import Instructions
 from test_compiler_compile import BINS, Sort, data, right_with_demonstrations, truth
-from test_remote import Server
 
 TRAIN, DEV = 15, 18
 
@@ -137,15 +137,13 @@ def test_what_a_teacher_proposes_is_paid_from_the_budget(tmp_path):
 
 
 def test_lms_of_other_kinds_are_counted(tmp_path):
-    """A server's answers, by what it says they cost (3 + 2 tokens in this test's server)."""
-    server = Server(*['{"bin": "glass"}'] * 12)
-    result = still.compile(
-        dspy.Predict(Sort), data(4), data(6, 100), lm=server.lm, level="O0", progress=False, ledger=tmp_path / "l.duckdb"
-    )
-    row = result.report.rows[0]
-    assert row.failures == 0
-    assert (row.calls, row.tokens) == (len(server.requests), 5 * len(server.requests))
-    server.shutdown()
+    """A server's answers, by what it says they cost (30 + 2 tokens in this test's server)."""
+    arguments = {"level": "O0", "progress": False, "ledger": tmp_path / "l.duckdb"}
+    with serving(lambda body: '{"bin": "glass"}') as server:
+        result = still.compile(dspy.Predict(Sort), data(4), data(6, 100), lm=server.lm(), **arguments)
+        row = result.report.rows[0]
+        assert row.failures == 0
+        assert (row.calls, row.tokens) == (len(server.requests), 32 * len(server.requests))
 
 
 def outcome(score, *steps):

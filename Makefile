@@ -26,8 +26,9 @@ lint: setup
 types: setup
 	MYPYPATH=.typing $(BIN)/mypy --strict -p still
 
+# A file's tests stay together: they share models.
 unit: setup
-	$(BIN)/python -m pytest tests -q
+	$(BIN)/python -m pytest tests -q -n 2 --dist loadfile
 
 # Fills docs/benchmarks.md's tables cell by cell, over hours; what was measured before is not measured again.
 benchmark: setup

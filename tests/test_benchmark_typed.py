@@ -54,7 +54,7 @@ def test_a_question_is_right_or_wrong(sets):
 
 
 def test_a_message_is_scored_by_its_three_fields(sets):
-    names = list(sets._facility_signature().output_fields["categories"].annotation.model_fields)
+    names = list(sets.facility_signature().output_fields["categories"].annotation.model_fields)
     label = {"urgency": "low", "sentiment": "neutral", "categories": dict.fromkeys(names, False)}
     row = sets._facility({"message": "Hello", "answer": label})
     assert row.judge(answer(row, **label)) == 1
@@ -128,7 +128,7 @@ def test_intent_and_slots_count_half_each(sets):
 def labelled(name, raw):
     """The outputs that a row of the data has as its labels."""
     if name == "trec":
-        return {"kind": importlib.import_module("typed_sets")._KINDS[raw["label"]]}
+        return {"kind": importlib.import_module("typed_sets").KINDS[raw["label"]]}
     if name == "snips":
         slots = [{"name": slot["slot"], "value": slot["value"]} for slot in raw["slots"]]
         return {"intent": raw["intent"], "slots": slots}

@@ -2,13 +2,6 @@
 
 import asyncio
 import json
-import os
-import signal
-import subprocess
-import sys
-import textwrap
-import time
-from pathlib import Path
 from typing import Literal
 
 import dspy
@@ -137,45 +130,6 @@ def test_an_interruption_keeps_what_was_computed(tmp_path):
     result = still.compile(still.Predict(Sort), data(30), data(36, 100), lm=rest, **arguments)
     assert rest.calls == reference.calls - stored
     assert result.winner.digest == whole.winner.digest
-
-
-SLOW = """
-    import sys, time
-    sys.path.insert(0, {tests!r})
-    import still
-    from scripted import ScriptedLM
-    from test_compiler_compile import Sort, data, right_with_demonstrations
-
-    def slowly(plan, inputs):
-        time.sleep(0.15)
-        return right_with_demonstrations(plan, inputs)
-
-    result = still.compile(still.Predict(Sort), data(30), data(36, 100), lm=ScriptedLM(slowly), progress=False,
-                           ledger={ledger!r})
-    print(result.winner.digest, flush=True)
-"""
-
-
-def test_killed_at_any_moment_it_resumes_to_the_same_winner(tmp_path):
-    reference, _ = run(tmp_path / "whole", right_with_demonstrations)
-    ledger = str(tmp_path / "ledger.duckdb")
-    script = textwrap.dedent(SLOW).format(tests=str(Path(__file__).parent), ledger=ledger)
-    seen: set[str] = set()
-    for wait in (3.0, 3.6):
-        process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
-        time.sleep(wait)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-        if Path(ledger).exists():
-            with still.Ledger(ledger) as book:
-                now = {row.evaluation_id for row in book.evaluations()}
-            assert seen <= now, "no row is lost"
-            seen = now
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == reference.winner.digest
-    with still.Ledger(ledger) as book:
-        _, rows = book.query("SELECT count(*), count(DISTINCT evaluation_id) FROM evaluations")
-    assert rows[0][0] == rows[0][1], "no row is repeated"
 
 
 class Twice(dspy.Module):

@@ -26,9 +26,9 @@ lint: setup
 types: setup
 	MYPYPATH=.typing $(BIN)/mypy --strict -p still
 
-# A file's tests stay together: they share models.
+# A file's tests stay together: they share models. One thread each, or the two processes wait for each other's threads.
 unit: setup
-	$(BIN)/python -m pytest tests -q -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -q -n 2 --dist loadfile
 
 # Fills docs/benchmarks.md's tables cell by cell, over hours; what was measured before is not measured again.
 benchmark: setup

@@ -20,7 +20,7 @@ def compile_(
     to: Annotated[Path | None, typer.Option("--output", "-o", help="Artifact folder to write.")] = None,
     dev: Annotated[Path | None, typer.Option(help="Examples to choose by; default: 40 % of train.")] = None,
     metric: Annotated[str, typer.Option(help="exact, normalized, or FILE.py:FUNCTION.")] = "exact",
-    level: Annotated[str, typer.Option(help="O0 (measure only), O1 (demonstrations), O2 (instructions, knobs).")] = "O1",
+    level: Annotated[str, typer.Option(help="O0 measures; O1 demonstrations; O2 instructions, knobs; O3 weights.")] = "O1",
     model: Annotated[str, typer.Option(help="Local model to compile for.")] = "smollm2-135m",
     objective: Annotated[str, typer.Option(help="quality, latency, or both with a comma: the first decides.")] = "quality",
     plan: Annotated[bool, typer.Option("--plan", help="Time a few calls, say what it would cost, and stop.")] = False,

@@ -44,3 +44,11 @@ class LedgerError(StillError):
 
 class ArtifactError(StillError):
     """An artifact is damaged, incomplete, of another version, or does not match the program given."""
+
+
+class RetrievalError(StillError):
+    """A corpus cannot be opened, written or searched: names file, document or parameter."""
+
+
+class TrainingError(StillError):
+    """Training cannot begin or go on: too few rows, a setting, a loss that is no number, no memory."""

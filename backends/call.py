@@ -47,7 +47,8 @@ class Call:
         if attempt := len(self.refusals):
             warm = max(sampling.temperature, RETRY_TEMPERATURE)
             sampling = replace(sampling, temperature=warm, seed=seed + 7919 * attempt)
-        return to_request(self.plan, self.inputs, sampling, self.prompter, self.refusals)
+        request = to_request(self.plan, self.inputs, sampling, self.prompter, self.refusals)
+        return request if sampling.adapter is None else replace(request, adapter=sampling.adapter.digest)
 
     def read(self, result: Result) -> Completion | None:
         """The completion, or None if it is to be asked for again. Raises `ConstraintError` when there were enough tries."""

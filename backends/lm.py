@@ -61,8 +61,9 @@ class LM(DspyLM):  # type: ignore[misc]  # dspy ships no types
 
         Raises `ConstraintError` when an answer fails validation `MAX_ATTEMPTS` times, `EngineError` when it does not fit.
         """
-        plan = self.local.prior.correct(plan)
-        calls = [self._call(plan, inputs, sampling or Sampling(), sample) for sample in range(n)]
+        sampling = sampling or Sampling()
+        plan = self._corrected(plan, sampling)
+        calls = [self._call(plan, inputs, sampling, sample) for sample in range(n)]
         futures = [self.local.engine.submit(call.request()) for call in calls]
         return [self._settle(call, future) for call, future in zip(calls, futures, strict=True)]
 
@@ -70,8 +71,9 @@ class LM(DspyLM):  # type: ignore[misc]  # dspy ships no types
         self, plan: Plan, inputs: Mapping[str, Any], sampling: Sampling | None = None, n: int = 1
     ) -> list[Completion]:
         """Like `execute`, without blocking the event loop. Cancelling the task cancels the requests."""
-        plan = await self._prepared(plan)
-        calls = [self._call(plan, inputs, sampling or Sampling(), sample) for sample in range(n)]
+        sampling = sampling or Sampling()
+        plan = await self._prepared(plan, sampling)
+        calls = [self._call(plan, inputs, sampling, sample) for sample in range(n)]
         return list(await asyncio.gather(*(self._asettle(call) for call in calls)))
 
     def request(self, plan: Plan, inputs: Mapping[str, Any], sampling: Sampling, sample: int = 0) -> Request:
@@ -99,8 +101,9 @@ class LM(DspyLM):  # type: ignore[misc]  # dspy ships no types
 
         Closing the iterator cancels the request. Raises as `execute` does.
         """
-        plan = self.local.prior.correct(plan)
-        call = self._call(plan, inputs, sampling or Sampling(), 0)
+        sampling = sampling or Sampling()
+        plan = self._corrected(plan, sampling)
+        call = self._call(plan, inputs, sampling, 0)
         completion: Completion | None = None
         while completion is None:
             request = call.request()
@@ -114,8 +117,9 @@ class LM(DspyLM):  # type: ignore[misc]  # dspy ships no types
         self, plan: Plan, inputs: Mapping[str, Any], sampling: Sampling | None = None
     ) -> AsyncIterator[Piece | Completion]:
         """Async twin of `stream_plan`."""
-        plan = await self._prepared(plan)
-        call = self._call(plan, inputs, sampling or Sampling(), 0)
+        sampling = sampling or Sampling()
+        plan = await self._prepared(plan, sampling)
+        call = self._call(plan, inputs, sampling, 0)
         completion: Completion | None = None
         while completion is None:
             request = call.request()
@@ -127,8 +131,15 @@ class LM(DspyLM):  # type: ignore[misc]  # dspy ships no types
             completion = call.read(stream.result)
         yield completion
 
-    async def _prepared(self, plan: Plan) -> Plan:
+    async def _prepared(self, plan: Plan, sampling: Sampling) -> Plan:
         # What may take long happens off the event loop: loading the model, and measuring a plan for the first time.
-        if not self.local.loaded or not self.local.prior.is_known(plan):
-            return await asyncio.to_thread(lambda: self.local.prior.correct(plan))
-        return self.local.prior.correct(plan)
+        if not self.local.loaded or sampling.adapter is not None or not self.local.prior.is_known(plan):
+            return await asyncio.to_thread(self._corrected, plan, sampling)
+        return self._corrected(plan, sampling)
+
+    def _corrected(self, plan: Plan, sampling: Sampling) -> Plan:
+        """The plan with what is known of the model's leanings; an adapter has learned its own, and is made ready."""
+        if sampling.adapter is None:
+            return self.local.prior.correct(plan)
+        self.local.ready(sampling.adapter)
+        return plan

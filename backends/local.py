@@ -6,7 +6,8 @@ import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..signatures.executor import Completion, Sampling
+from ..errors import ModelError
+from ..signatures.executor import AdapterFolder, Completion, Sampling
 from ..signatures.plan import Plan
 from .context_prior import ContextPrior
 from .prompt import Prompter
@@ -62,6 +63,22 @@ class LocalModel:
     def loaded(self) -> bool:
         """Whether the model is in memory."""
         return self._prompter is not None
+
+    def ready(self, adapter: AdapterFolder) -> None:
+        """Load an adapter into the engine, under its digest, unless it is there.
+
+        Raises `ModelError` for a folder that is missing, another model's, or not what the digest says.
+        """
+        from .models import adapter_digest
+
+        if adapter.digest in self.engine.adapters:
+            return
+        if (found := adapter_digest(adapter.path)) != adapter.digest:
+            raise ModelError(
+                f"adapter {adapter.path}: its sha256 is {found[:12]}…, compiled with was {adapter.digest[:12]}…: "
+                "restore the folder, or compile again"
+            )
+        self.engine.load_adapter(adapter.digest, adapter.path)
 
     @property
     def prompter(self) -> Prompter:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -34,21 +33,27 @@ class LMCall:
 class Meter:
     """LM calls inside a `with metered()` block, and their tokens."""
 
-    calls: int = 0
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    decoded_tokens: int = 0
     log: list[LMCall] = field(default_factory=list, repr=False)
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
-    def add(self, call: LMCall) -> None:
-        """Count one call."""
-        with self._lock:
-            self.calls += 1
-            self.prompt_tokens += call.prompt_tokens
-            self.cached_tokens += call.cached_tokens
-            self.decoded_tokens += call.decoded_tokens
-            self.log.append(call)
+    @property
+    def calls(self) -> int:
+        """Number of calls."""
+        return len(self.log)
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of all prompts, cached ones too."""
+        return sum(call.prompt_tokens for call in self.log)
+
+    @property
+    def cached_tokens(self) -> int:
+        """Of those, tokens that a cache had."""
+        return sum(call.cached_tokens for call in self.log)
+
+    @property
+    def decoded_tokens(self) -> int:
+        """Tokens written."""
+        return sum(call.decoded_tokens for call in self.log)
 
 
 @contextmanager
@@ -84,16 +89,20 @@ class UsageCounter:
     def add_usage(self, lm: str, usage: dict[str, Any]) -> None:
         """Count one answer, and pass it on to a tracker that was there before."""
         if not lm.startswith(OURS):
-            details = usage.get("prompt_tokens_details") or {}
-            details = details if isinstance(details, dict) else vars(details)
-            cached = usage.get("cached_tokens") or details.get("cached_tokens") or 0
-            count_call(lm, usage.get("prompt_tokens") or 0, cached, usage.get("completion_tokens") or 0)
+            count_call(lm, usage.get("prompt_tokens") or 0, cached_tokens(usage), usage.get("completion_tokens") or 0)
         if self._outer is not None:
             self._outer.add_usage(lm, usage)
 
     def get_total_tokens(self) -> dict[str, Any]:
         """What an outer tracker has counted."""
         return self._outer.get_total_tokens() if self._outer is not None else {}
+
+
+def cached_tokens(usage: Mapping[str, Any]) -> int:
+    """Prompt tokens that a server's cache had, by what it says an answer cost."""
+    details = usage.get("prompt_tokens_details") or {}
+    details = details if isinstance(details, dict) else vars(details)
+    return usage.get("cached_tokens") or details.get("cached_tokens") or 0
 
 
 def count_call(
@@ -103,4 +112,4 @@ def count_call(
     modules = settings.get("caller_modules") or (None,)
     call = LMCall(model, prompt_tokens, cached_tokens, decoded_tokens, seconds, modules[-1])
     for meter in settings.get(_METERS, ()):
-        meter.add(call)
+        meter.log.append(call)  # threads may: list.append is atomic

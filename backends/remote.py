@@ -40,7 +40,7 @@ def call_remote(
     Raises `ConstraintError` when no answer is valid, `SignatureError` for a field that is to be scored; what the server
     refuses or fails at is raised as dspy does.
     """
-    asking = _Asking(lm, signature, lm_kwargs)
+    asking = _Asking(lm, signature, lm_kwargs, inputs)
     while asking.missing:
         try:
             with counting():
@@ -57,7 +57,7 @@ async def acall_remote(
 ) -> list[dict[str, Any]]:
     """Async twin of `call_remote`."""
     # In a thread: to find out what a server can do, dspy may import LiteLLM.
-    asking = await asyncio.to_thread(_Asking, lm, signature, lm_kwargs)
+    asking = await asyncio.to_thread(_Asking, lm, signature, lm_kwargs, inputs)
     while asking.missing:
         try:
             with counting():
@@ -72,9 +72,9 @@ async def acall_remote(
 class _Asking:
     """The state of one call: what has been answered, and in which form the rest is asked for."""
 
-    def __init__(self, lm: Any, signature: Any, lm_kwargs: Mapping[str, Any]) -> None:
+    def __init__(self, lm: Any, signature: Any, lm_kwargs: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:
         refuse_scoring(signature)
-        checked = checked_constraints(signature)
+        checked = {name: each.bound(inputs) for name, each in checked_constraints(signature).items()}
         as_json = takes_schema(lm, signature)
         self.adapter: Any = JsonConversation(checked) if as_json else ChatConversation(checked)
         self.answers: list[dict[str, Any]] = []

@@ -13,7 +13,10 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +105,27 @@ def _shown(value: float | None) -> str:
     return "-" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.3f}".rstrip("0").rstrip(".")
 
 
-def processor_seconds() -> float:
+@dataclass
+class Watch:
+    """How long something took, and what else the machine did meanwhile."""
+
+    seconds: float = 0.0
+    others: float | None = None
+    """Share of the processors that other programs took; None where that cannot be told."""
+
+
+@contextmanager
+def watched() -> Iterator[Watch]:
+    """Measure what is done in the block."""
+    watch = Watch()
+    began, before = time.perf_counter(), _processor_seconds()
+    yield watch
+    watch.seconds = time.perf_counter() - began
+    if before and watch.seconds > 0.1:
+        watch.others = round((_processor_seconds() - before) / watch.seconds / (os.cpu_count() or 1), 3)
+
+
+def _processor_seconds() -> float:
     """What programs other than this one have computed since the machine was started; 0 where the system does not say."""
     try:
         user, nice, system = map(int, Path("/proc/stat").read_text("ascii").split()[1:4])

@@ -16,14 +16,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from cells import cached, measure, print_metric, print_ratios, processor_seconds
+from cells import cached, measure, print_metric, print_ratios, watched
 from compile_sets import SETS, Task, is_there, task_of
 from compile_systems import LIMITS, OURS, SYSTEMS, Runner
 from typed_systems import version_of
@@ -38,16 +36,15 @@ def run_cell(case: str, system: str) -> dict[str, Any]:
     runner = run_on(LIMITS[case])
     _answer(_predictor(task), task.test[0], runner)
     runner.tokens()
-    began, before = time.perf_counter(), processor_seconds()
-    program = compile_(task, runner)
-    compiled, after = time.perf_counter(), processor_seconds()
+    with watched() as compiling:
+        program = compile_(task, runner)
     tokens = runner.tokens()
-    test, failed = _score(program, task, runner)
-    seconds = compiled - began
+    with watched() as testing:
+        test, failed = _score(program, task, runner)
     return {
-        "test": test, "seconds": seconds, "tokens": tokens, "test_seconds": time.perf_counter() - compiled,
+        "test": test, "seconds": compiling.seconds, "tokens": tokens, "test_seconds": testing.seconds,
         "failed": failed, "train_rows": len(task.train), "dev_rows": len(task.dev), "test_rows": len(task.test),
-        "others": round((after - before) / seconds / (os.cpu_count() or 1), 3) if before and seconds > 1 else None,
+        "others": compiling.others,
     }  # fmt: skip
 
 

@@ -39,24 +39,21 @@ class Runner:
 
     def tokens(self) -> int:
         """Tokens the model has computed since the last look: read and not found in a cache, and written."""
-        total = sum(computed(lm) for lm in {id(lm): lm for lm in (self.lm, self.proposer)}.values())
+        total = computed(self.lm, self.proposer)
         fresh, self._seen = total - self._seen, total
         return fresh
 
 
-def computed(lm: Any) -> int:
-    """Tokens an LM has read (apart from what its cache had) and written so far."""
+def computed(*lms: Any) -> int:
+    """Tokens that LMs of one model have read (apart from what its cache had) and written so far."""
     import still
+    from still.backends.meter import cached_tokens
 
-    if isinstance(lm, still.LM):
-        return int(lm.local.engine.stats.prefilled_tokens) + written(lm)
-    return written(lm) + sum(_read(entry.get("usage") or {}) for entry in lm.history)
-
-
-def _read(usage: Any) -> int:
-    details = usage.get("prompt_tokens_details") or {}
-    cached = details.get("cached_tokens") if hasattr(details, "get") else getattr(details, "cached_tokens", 0)
-    return int(usage.get("prompt_tokens") or 0) - int(cached or 0)
+    if isinstance(lms[0], still.LM):  # one engine, which counts for all of them
+        return int(lms[0].local.engine.stats.prefilled_tokens) + written(lms[0])
+    usages = [entry.get("usage") or {} for lm in lms for entry in lm.history]
+    read = sum(int(usage.get("prompt_tokens") or 0) - cached_tokens(usage) for usage in usages)
+    return read + sum(written(lm) for lm in lms)
 
 
 def still_runner(limit: int) -> Runner:
@@ -79,7 +76,7 @@ def compile_still(level: Any, task: Task, runner: Runner) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         result = still.compile(
             still.Predict(task.signature), still.Dataset(task.train), still.Dataset(task.dev),
-            lambda example, prediction, trace=None: task.metric(example, prediction),
+            _three(task),
             level=level, lm=runner.lm, ledger=Path(folder) / "ledger.duckdb", progress=False,
         )  # fmt: skip
     print(result, file=sys.stderr)

@@ -15,12 +15,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import time
 from pathlib import Path
 from typing import Any
 
-from cells import measure, print_metric, print_ratios, processor_seconds
+from cells import measure, print_metric, print_ratios, watched
 from typed_sets import LIMITS, SETS, is_there, rows_of
 from typed_systems import SYSTEMS, version_of
 
@@ -36,9 +34,8 @@ def run_cell(case: str, system: str, show: int = 0) -> dict[str, Any]:
     made = SYSTEMS[system](LIMITS[name])
     made.run([warm])
     made.decoded_tokens()
-    began, before = time.perf_counter(), processor_seconds()
-    answers = made.run(rows)
-    seconds, after = time.perf_counter() - began, processor_seconds()
+    with watched() as watch:
+        answers = made.run(rows)
     valid, points = 0, 0.0
     for row, answer in zip(rows, answers, strict=True):
         valid += _is_valid(row, answer)
@@ -48,9 +45,8 @@ def run_cell(case: str, system: str, show: int = 0) -> dict[str, Any]:
     for failure in made.failures[:show]:
         print("failed:", failure)
     return {
-        "valid": valid / len(rows), "accuracy": points / len(rows), "seconds": seconds, "rows": len(rows),
-        "decoded_tokens": made.decoded_tokens(),
-        "others": round((after - before) / seconds / (os.cpu_count() or 1), 3) if before else None,
+        "valid": valid / len(rows), "accuracy": points / len(rows), "seconds": watch.seconds, "rows": len(rows),
+        "decoded_tokens": made.decoded_tokens(), "others": watch.others,
     }  # fmt: skip
 
 

@@ -3,6 +3,7 @@
     manifest.json       format, versions, program schema, model, data digests, seeds, scores
     states.json         per predictor: instructions and demonstrations
     plans/<name>.txt    the compiled prompt of each predictor, to be read and diffed
+    adapters/<name>/    PEFT folders of what was trained, where something was
     SHA256SUMS          digest of every file above, in the format of sha256sum
 
 No pickle, no code: a single predictor is rebuilt from its schema, a user's module from the instance the caller passes.
@@ -23,16 +24,19 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..errors import ArtifactError
-from ..optimizers.candidate import Candidate, PredictorState, current_state
+from ..optimizers.candidate import Candidate, PredictorState, adapter_name, current_state
 from ..signatures.bridge import Module
-from ..signatures.knob import knob_values
-from ..signatures.layout import lower
+from ..signatures.knob import knob_values, named_knobs
 from .canonical import digest as digest_of
-from .program_schema import check_same, describe, import_program, rebuild
+from .evidence import prompt_text
+from .identity import resources
+from .program_schema import check_resources, check_same, describe, import_program, rebuild
 from .report import Report
 
 FORMAT = 1
 SUMS = "SHA256SUMS"
+ADAPTERS = "adapters"
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 PACKAGES = ("still", "dspy", "pydantic", "torch", "llguidance")
 
 
@@ -43,6 +47,8 @@ class Artifact:
     path: Path
     manifest: dict[str, Any]
     states: dict[str, PredictorState]
+    files: frozenset[str] = frozenset()
+    """Names of the files whose digests were verified."""
 
     @property
     def report(self) -> Report:
@@ -63,12 +69,21 @@ class Artifact:
             program = rebuild(description)
         else:
             check_same(description, program)
+        check_resources(self.manifest.get("resources", {}), program)
         return Candidate("artifact", "artifact", self.states, self.manifest.get("knobs", {})).apply(program)
 
 
-def save_artifact(path: str | Path, program: Module, report: Report, model: dict[str, Any], data: dict[str, str]) -> Path:
+def save_artifact(
+    path: str | Path,
+    program: Module,
+    report: Report,
+    model: dict[str, Any],
+    data: dict[str, str],
+    adapters: Mapping[str, Path] | None = None,
+) -> Path:
     """Write the folder `path`, replacing an artifact that is there; all or nothing.
 
+    adapters: PEFT folders by name, of which configuration and weights are kept.
     Raises `ArtifactError` if `path` is something else than an artifact, or cannot be written.
     """
     target = Path(path)
@@ -82,22 +97,30 @@ def save_artifact(path: str | Path, program: Module, report: Report, model: dict
         "program": describe(program),
         "model": model,
         "data": data,
-        "knobs": knob_values(program),
+        # Those at their default too: the program that is loaded may be made with other values.
+        "knobs": {path: getattr(module, knob.name) for path, module, knob in named_knobs(program)},
+        "resources": resources(program),
         "digest": content_digest(program, model),
         "report": report.to_json(),
     }
-    files = {"manifest.json": _json(manifest)}
+    files: dict[str, str | bytes] = {"manifest.json": _json(manifest)}
     files["states.json"] = _json({name: current_state(predictor).to_json() for name, predictor in predictors.items()})
     for name, predictor in predictors.items():
-        demos = predictor.demos
-        signature = getattr(predictor, "effective_signature", predictor.signature)
-        files[f"plans/{_safe(name)}.txt"] = str(lower(signature, _shown(demos))) + "\n"
+        files[f"plans/{_safe(name)}.txt"] = prompt_text(predictor) + "\n"
     try:
+        for name, folder in {**_adapters(predictors), **(adapters or {})}.items():
+            files |= {f"{ADAPTERS}/{_safe(name)}/{file}": (folder / file).read_bytes() for file in ADAPTER_FILES}
         target.parent.mkdir(parents=True, exist_ok=True)
         _write(target, files)
     except OSError as error:
         raise ArtifactError(f"cannot write the artifact {target}: {error.strerror or error}") from error
     return target
+
+
+def _adapters(predictors: Mapping[str, Any]) -> dict[str, Path]:
+    """The folders of what the predictors were trained, by the name they have in an artifact."""
+    found = [adapter for predictor in predictors.values() if (adapter := current_state(predictor).adapter) is not None]
+    return {adapter_name(adapter.digest): Path(adapter.path) for adapter in found}
 
 
 def content_digest(program: Module, model: Mapping[str, Any]) -> str:
@@ -106,7 +129,7 @@ def content_digest(program: Module, model: Mapping[str, Any]) -> str:
     states = {name: current_state(predictor).to_json() for name, predictor in program.named_predictors()}
     names = {name: described["digest"] for name, described in model.get("pinned", {}).items()}
     answers = {"digest": model["digest"], "sampling": model["sampling"], "pinned": names}
-    return digest_of([describe(program), states, knob_values(program), answers])
+    return digest_of([describe(program), states, knob_values(program), resources(program), answers])
 
 
 def read_artifact(path: str | Path) -> Artifact:
@@ -126,10 +149,10 @@ def read_artifact(path: str | Path) -> Artifact:
         found = manifest["format"]
         if found != FORMAT:
             raise ArtifactError(f"{folder} has format {found}, this version of Still reads {FORMAT}: compile again")
-        states = {k: PredictorState.from_json(v) for k, v in json.loads(contents["states.json"]).items()}
+        states = {k: PredictorState.from_json(v, folder / ADAPTERS) for k, v in json.loads(contents["states.json"]).items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ArtifactError(f"{folder}: manifest or states are malformed ({error!r}): compile again") from error
-    return Artifact(folder, manifest, states)
+    return Artifact(folder, manifest, states, frozenset(contents))
 
 
 def _sums(folder: Path) -> list[tuple[str, str]]:
@@ -162,13 +185,13 @@ def _verified(folder: Path, name: str, digest: str) -> bytes:
     return content
 
 
-def _write(target: Path, files: dict[str, str]) -> None:
+def _write(target: Path, files: Mapping[str, str | bytes]) -> None:
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
         lines = []
         for name, text in sorted(files.items()):
-            content = text.encode()
-            (temporary / name).parent.mkdir(exist_ok=True)
+            content = text.encode() if isinstance(text, str) else text
+            (temporary / name).parent.mkdir(parents=True, exist_ok=True)
             (temporary / name).write_bytes(content)
             lines.append(f"{hashlib.sha256(content).hexdigest()}  {name}\n")
         (temporary / SUMS).write_text("".join(lines), "utf-8")
@@ -195,7 +218,3 @@ def _safe(name: str) -> str:
     return "".join(c if c.isalnum() or c in "._-" else "_" for c in name)
 
 
-def _shown(demos: Any) -> list[Any]:
-    """The demonstrations the plan file shows: all fixed ones, of a pool the first few."""
-    count = getattr(demos, "count_per_input", None)
-    return list(demos)[:count]

@@ -14,7 +14,7 @@ from .dataset import Dataset
 from .evaluation import Evaluator
 from .identity import program_digest
 from .job import Job, refuse_total_failure
-from .ledger import Ledger
+from .ledger import Ledger, opened
 from .lms import resolve
 from .metrics import as_metric
 from .progress import ProgressBar
@@ -46,7 +46,7 @@ def compile(
     program: a Still or DSPy module. train: examples to learn from; dev: examples to choose by (default: 40 % of train).
     metric: "exact" (mean over the labelled fields) or a callable (example, prediction, trace) giving 0 to 1.
     level: "O0" measures; "O1" chooses demonstrations and how labels are decided; "O2" also instructions and knobs, and
-    combines them all. passes: run these instead of the level's.
+    combines them all; "O3" then trains weights to answer without them. passes: run these instead of the level's.
     lm: a `still.LM`, any dspy.LM, or the name of a local model (default: the configured LM, else the default model).
     teacher: LM that runs the program for bootstrapping (default: `lm`) and proposes instructions (default: nobody does).
     budget: `still.Budget(seconds=..., calls=..., tokens=...)`; when it is spent, the best so far is the result.
@@ -59,14 +59,8 @@ def compile(
     beforehand, and `StillError` if the program fails on every example.
     """
     task = make_task(program, train, dev, metric, level, passes, lm, teacher, seed, objective)
-    owned = not isinstance(ledger, Ledger)
-    book = Ledger(ledger) if not isinstance(ledger, Ledger) else ledger
-    try:
-        with ProgressBar(progress) as bar:
-            return Job(task, Spending(budget or Budget()), book, bar).run()
-    finally:
-        # Also on Ctrl-C: what was computed is on disk before the exception goes on.
-        book.close() if owned else book.flush()
+    with opened(ledger) as book, ProgressBar(progress) as bar:
+        return Job(task, Spending(budget or Budget()), book, bar).run()
 
 
 def evaluate(
@@ -85,16 +79,11 @@ def evaluate(
     """
     program, lm = resolve(program, lm)
     dataset = typed(program, dataset, "dataset")
-    owned = not isinstance(ledger, Ledger)
-    book = Ledger(ledger) if not isinstance(ledger, Ledger) else ledger
-    try:
-        with ProgressBar(progress) as bar:
-            bar.describe("evaluating")
-            bar.expect(len(dataset))
-            name = program_digest(program)
-            evaluator = Evaluator(program, name, as_metric(metric), lm, book, f"evaluate-{name[:12]}", bar)
-            outcomes = evaluator.evaluate(BASELINE, list(dataset), "test")
-            refuse_total_failure(outcomes)
-            return make_row(Standing(BASELINE, tuple(outcomes)), "", seed)
-    finally:
-        book.close() if owned else book.flush()
+    with opened(ledger) as book, ProgressBar(progress) as bar:
+        bar.describe("evaluating")
+        bar.expect(len(dataset))
+        name = program_digest(program)
+        evaluator = Evaluator(program, name, as_metric(metric), lm, book, f"evaluate-{name[:12]}", bar)
+        outcomes = evaluator.evaluate(BASELINE, list(dataset), "test")
+        refuse_total_failure(outcomes)
+        return make_row(Standing(BASELINE, tuple(outcomes)), "", seed)

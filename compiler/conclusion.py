@@ -49,7 +49,7 @@ def conclude(task: Task, context: CompileContext, passed: Passed) -> Result:
     winner, notes = _settle(passed, selection, len(task.dev))
     # Passes may have come to the same candidate by other names: it goes by that of its row.
     winner = found[winner.digest].candidate if winner.digest in found else winner
-    writer = _Writer(task, context, passed, selection, winner)
+    writer = _Writer(task, context, passed, selection, winner, _audit(task))
     if "latency" not in task.objective:
         return writer.result(winner, list(found.values()), Timed(), notes)
     try:
@@ -90,6 +90,7 @@ class _Writer:
     selection: Selection
     best: Candidate
     """What the selection is about."""
+    audit: tuple[str, ...]
 
     def result(self, winner: Candidate, standings: Sequence[Standing], timed: Timed, notes: tuple[str, ...]) -> Result:
         task = self.task
@@ -119,7 +120,9 @@ class _Writer:
         own = {name: described(lm) for name, lm in pinned(task.program).items()}
         compiled = bind(winner.apply(task.program), task.lm)
         data = {"train": task.train.digest, "dev": task.dev.digest}
-        return Result(compiled, report, winner, {**described(task.lm), "pinned": own}, data)
+        model = {**described(task.lm), "pinned": own}
+        evaluator = self.context.evaluator
+        return Result(compiled, report, winner, model, data, evaluator.ledger.path, evaluator.run_id)
 
     def _evidence(self, winner: Candidate) -> Evidence:
         task, context = self.task, self.context
@@ -130,7 +133,7 @@ class _Writer:
             steps=tuple(self.passed.steps),
             prompts=make_prompts(BASELINE.apply(task.program), winner.apply(task.program)),
             **compare(examples, *settled),
-            audit=_audit(task),
+            audit=self.audit,
         )
 
 

@@ -5,16 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from ..optimizers.budget import OutOfBudget
+from ..errors import MetricError
+from ..optimizers.budget import OutOfBudget, Spending
 from ..optimizers.candidate import Candidate
 from ..optimizers.context import Outcome, Rollout, Standing
 from ..signatures.bridge import Example, Module
 from .dataset import Dataset
 from .evaluation import Evaluator
 from .evidence import Course
+from .ledger import Ledger
 from .progress import ProgressBar
+
+if TYPE_CHECKING:
+    from .task import Task
 
 
 @dataclass(slots=True)
@@ -36,9 +42,31 @@ class CompileContext:
         """The dataset's input columns."""
         return frozenset(self.train.inputs)
 
+    @property
+    def lm(self) -> Any:
+        """The LM of evaluations."""
+        return self.evaluator.lm
+
+    @property
+    def folder(self) -> Path:
+        """Beside the ledger."""
+        return self.evaluator.ledger.path.parent / "training"
+
+    def report(self, text: str) -> None:
+        """Show it in the progress bar, and look at the budget."""
+        self.progress.describe(text)
+        self.evaluator.spending.check()
+
     def expect(self, examples: int) -> None:
         """Size the progress bar."""
         self.progress.expect(examples)
+
+    def score(self, example: Example, prediction: Any) -> float:
+        """The metric of a prediction."""
+        try:
+            return self.evaluator.metric.score(example, prediction).value
+        except MetricError:
+            return 0.0
 
     def evaluate(self, program: Module, candidate: Candidate, indices: Sequence[int]) -> list[Outcome]:
         """Run a candidate on these dev examples."""
@@ -53,6 +81,18 @@ class CompileContext:
         with suppress(OutOfBudget):
             return self.teacher.rollouts(candidate, _pick(self.train, indices))
         return []
+
+
+def make_context(
+    task: Task, program_id: str, ledger: Ledger, run_id: str, progress: ProgressBar, spending: Spending
+) -> CompileContext:
+    """The context of a task whose evaluations go to this run of a ledger."""
+    shared = (ledger, run_id, progress, spending)
+    evaluator, teacher = (
+        Evaluator(task.program, program_id, task.metric, lm, *shared) for lm in (task.lm, task.teacher)
+    )
+    course = Course(len(task.dev), spending)
+    return CompileContext(task.train, task.dev, task.seed, evaluator, teacher, progress, course, task.proposer)
 
 
 def _pick(dataset: Dataset, indices: Sequence[int]) -> list[Example]:

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from ..optimizers.budget import Budget
 from ..optimizers.candidate import Candidate
-from ..optimizers.context import Forecast, Forecaster, Pass
+from ..optimizers.context import Forecast, Forecaster, Pass, Standing
 from ..optimizers.racing import blocks_of
 from ..signatures.bridge import Module
 from .conclusion import BASELINE
@@ -98,8 +98,8 @@ def estimate(
     Of each kind of candidate (number of demonstrations, fixed or nearest, decoded or scored, knobs) one is run on a handful
     of dev examples side by side, after one that warms up what they share; that gives its calls, tokens and seconds per
     example. How many candidates there will be the passes say; which of them starts the next pass is not known, so the range
-    goes from the cheapest start and a race that drops everybody after its first block, to the dearest start and a
-    race that drops nobody. Nothing is written to a ledger. Raises as `compile` does.
+    goes from the cheapest start and a race that drops everybody after its first block, to whichever of the cheapest and the
+    dearest start comes to more and a race that drops nobody. Nothing is written to a ledger. Raises as `compile` does.
     """
     task = make_task(program, train, dev, metric, level, passes, lm, teacher, seed)
     with tempfile.TemporaryDirectory() as folder, Ledger(Path(folder) / "probe.duckdb") as book:
@@ -118,10 +118,13 @@ def _rows(task: Task, probe: Probe) -> tuple[tuple[PassEstimate, ...], tuple[str
             notes.append(f"{step.name}: has no forecast, and is left out")
             continue
         low, high = (step.forecast(task.program, start, probe.context) for start in (cheap, dear))
-        least, most = _least(low, cheap, task, probe), _most(high, dear, task, probe)
-        run = (*high.candidates, *high.possible)
-        rows.append(PassEstimate(step.name, len(run), least, most))
-        dear = max((dear, *run), key=lambda candidate: probe.cost(candidate, len(task.dev)).seconds)
+        # The dearest start may leave a pass less to try than the cheapest, so either may come to more.
+        most = _most(low, cheap, task, probe).at_most(_most(high, dear, task, probe))
+        runs = [(*forecast.candidates, *forecast.possible) for forecast in (low, high)]
+        rows.append(PassEstimate(step.name, max(map(len, runs)), _least(low, cheap, task, probe), most))
+        # What a pass finds measured decides how much it can combine anew.
+        probe.context.history.extend(Standing(candidate, ()) for candidate in runs[1])
+        dear = max((dear, *runs[1]), key=lambda candidate: probe.cost(candidate, len(task.dev)).seconds)
     return tuple(rows), tuple(notes)
 
 

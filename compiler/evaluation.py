@@ -41,8 +41,8 @@ class Watcher(Protocol):
         """One more example is done."""
 
 
-Judged = tuple[LMCall, ...]
-"""Requests that a metric made."""
+Asked = dict[str, list[LMCall]]
+"""Requests to language models, by what they were for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +52,6 @@ class Run:
     prediction: Any
     trace: tuple[PredictorTrace, ...]
     error: str | None
-    calls: tuple[LMCall, ...] = ()
-    """Requests to language models that this process made for it."""
 
 
 @dataclass(slots=True)
@@ -71,11 +69,11 @@ class Evaluator:
     spending: Spending = field(default_factory=Spending)
     _done: dict[str, tuple[Outcome, Run]] = field(default_factory=dict)
     """What this evaluator has settled already, by key: the baseline is looked at more than once."""
+    _several: bool = field(init=False)
+    """Whether it matters which predictor did what."""
 
-    @property
-    def _several(self) -> bool:
-        """Whether it matters which predictor did what."""
-        return len(self.program.named_predictors()) > 1
+    def __post_init__(self) -> None:
+        self._several = len(self.program.named_predictors()) > 1
 
     def evaluate(self, candidate: Candidate, examples: Sequence[Example], split: str) -> list[Outcome]:
         """Outcomes in the order of `examples`. A program or metric that raises is an outcome with `error`, score 0."""
@@ -127,7 +125,7 @@ class Evaluator:
             batch = rows[begin : begin + size]
             for key, example in batch:
                 if key in known and (run := self._restore(known[key])) is not None:
-                    self._settle(key, self._score(example, run, _costs(known[key]))[0], run)
+                    self._settle(key, self._score(example, run, _costs(known[key])), run)
             self._run_missing(candidate, variant, {k: e for k, e in batch if k not in self._done}, split)
         return [self._done[key] for key in keys]
 
@@ -141,7 +139,7 @@ class Evaluator:
             return
         executor = ThreadPoolExecutor(WORKERS, thread_name_prefix="still-example")
         try:
-            pending: dict[Future[tuple[Outcome, Run, Judged]], str] = {
+            pending: dict[Future[tuple[Outcome, Run, Asked]], str] = {
                 executor.submit(self._run_one, variant, example): key for key, example in missing.items()
             }
             while pending:
@@ -149,16 +147,16 @@ class Evaluator:
                 done, _ = wait(pending, timeout=1.0, return_when=FIRST_COMPLETED)
                 for future in done:
                     key = pending.pop(future)
-                    outcome, run, judged = future.result()
+                    outcome, run, asked = future.result()
                     self.ledger.record(self._row(key, candidate, missing[key], split, outcome, run))
-                    for purpose, calls in (("program", run.calls), ("metric", judged)):
+                    for purpose, calls in asked.items():
                         for row in call_rows(calls, purpose, self.run_id, key):
                             self.ledger.record(row)
                     self._settle(key, outcome, run)
         finally:
             executor.shutdown(wait=False, cancel_futures=True)
 
-    def _run_one(self, variant: Module, example: Example) -> tuple[Outcome, Run, Judged]:
+    def _run_one(self, variant: Module, example: Example) -> tuple[Outcome, Run, Asked]:
         started = time.perf_counter()
         trace = Trace()
         error: str | None = None
@@ -171,26 +169,25 @@ class Evaluator:
                     raise StillError(f"the program returned {type(prediction).__name__}: return a dspy.Prediction")
             except (Exception, SystemExit, CancelledError) as raised:
                 error = f"{type(raised).__name__}: {raised}"
-        run = Run(prediction, tuple(trace.calls), error, tuple(meter.log))
-        outcome, judged = self._score(example, run, _spent(meter, time.perf_counter() - started))
-        return outcome, run, judged
+        run, judged = Run(prediction, tuple(trace.calls), error), Meter()
+        outcome = self._score(example, run, _spent(meter, time.perf_counter() - started), judged)
+        return outcome, run, {"program": meter.log, "metric": judged.log}
 
-    def _score(self, example: Example, run: Run, spent: Mapping[str, Any]) -> tuple[Outcome, Judged]:
-        """The outcome, and the requests that the metric made."""
+    def _score(self, example: Example, run: Run, spent: Mapping[str, Any], judged: Meter | None = None) -> Outcome:
+        """judged: counts the requests that the metric makes."""
         if self._several:
             spent = {**spent, "trace": tuple(s for s in run.trace if s.inputs or s.outputs or not s.scores)}
         if run.error is not None:
-            return Outcome(0.0, error=run.error, **spent), ()
+            return Outcome(0.0, error=run.error, **spent)
         # Alone: a row from the ledger is scored in the thread of the pass, whose own calls are counted apart.
-        with metered(alone=True) as judged:
+        with metered(judged, alone=True) as judged:
             try:
                 score = self.metric.score(example, run.prediction)
                 fields = self.metric.fields(example, run.prediction)
             except MetricError as error:
-                return Outcome(0.0, error=f"MetricError: {error}", **spent, **_judged(judged)), tuple(judged.log)
+                return Outcome(0.0, error=f"MetricError: {error}", **spent, **_judged(judged))
         scores = {step.predictor: step.scores for step in run.trace if step.scores}
-        spent = {**spent, **_judged(judged)}
-        return Outcome(score.value, fields, feedback=score.feedback, option_scores=scores, **spent), tuple(judged.log)
+        return Outcome(score.value, fields, feedback=score.feedback, option_scores=scores, **spent, **_judged(judged))
 
     def _key(self, candidate: Candidate, example: Example, split: str) -> str:
         return evaluation_key(

@@ -25,7 +25,18 @@ def program_digest(program: Module) -> str:
             parts.append(model_digest(predictor.lm))
     if values := knob_values(program):
         parts.append(repr(sorted(values.items())))
+    if found := resources(program):
+        parts.append(repr(sorted((path, sorted(digests.items())) for path, digests in found.items())))
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def resources(program: Module) -> dict[str, dict[str, str]]:
+    """What a program's modules read besides their inputs (a corpus, an embedding model): digests by module and name.
+
+    A module says so by a method `identity() -> dict[str, str]`.
+    """
+    named = ((path.removeprefix("self").removeprefix("."), module) for path, module in program.named_sub_modules())
+    return {path: module.identity() for path, module in named if callable(getattr(module, "identity", None))}
 
 
 def weights_digest(lm: Any) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -14,9 +13,8 @@ from ..optimizers.racing import measure
 from .call_log import call_rows
 from .canonical import digest
 from .conclusion import BASELINE, Passed, conclude
-from .context import CompileContext
-from .evaluation import Evaluator
-from .evidence import Course, Step, make_step
+from .context import CompileContext, make_context
+from .evidence import Step, make_step
 from .identity import model_digest, program_digest
 from .ledger import Ledger, RunRow
 from .ledger_rows import now
@@ -36,18 +34,11 @@ class Job:
     bar: ProgressBar
 
     def run(self) -> Result:
-        started = time.perf_counter()
         program_id = program_digest(self.task.program)
         run_id = self._run_id(program_id)
         row = self._run_row(run_id, program_id)
         self.ledger.record(row)
-        shared = (self.ledger, run_id, self.bar, self.spending)
-        evaluator = Evaluator(self.task.program, program_id, self.task.metric, self.task.lm, *shared)
-        teacher = Evaluator(self.task.program, program_id, self.task.metric, self.task.teacher, *shared)
-        course = Course(len(self.task.dev), self.spending)
-        context = CompileContext(
-            self.task.train, self.task.dev, self.task.seed, evaluator, teacher, self.bar, course, self.task.proposer
-        )
+        context = make_context(self.task, program_id, self.ledger, run_id, self.bar, self.spending)
         self.bar.describe("baseline")
         self.bar.expect(len(self.task.dev))
         try:
@@ -63,9 +54,7 @@ class Job:
             status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
             self.ledger.record(replace(row, status=status, finished_at=now()))
             raise
-        seconds = time.perf_counter() - started
-        result = conclude(self.task, context, Passed(results, steps, seconds, self.spending.stopped))
-        result = result.kept_in(self.ledger.path, run_id)
+        result = conclude(self.task, context, Passed(results, steps, self.spending.elapsed, self.spending.stopped))
         self.ledger.record(replace(row, status="finished", finished_at=now(), result=result.report.to_json()))
         return result
 

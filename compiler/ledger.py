@@ -6,7 +6,8 @@ import atexit
 import os
 import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from os import PathLike, fspath
 from pathlib import Path
 from types import TracebackType
@@ -31,6 +32,7 @@ __all__ = [
     "Ledger",
     "RunRow",
     "evaluation_key",
+    "opened",
 ]
 
 FLUSH_SECONDS = 1.0
@@ -122,8 +124,8 @@ class Ledger:
         wanted = set(evaluation_ids)
         # The queue first: a row that is written meanwhile is found in the file.
         with self._guard:
-            queued = [EvaluationRow.from_sql(tuple(bound)) for kind, bound in self._queue if kind is EvaluationRow]
-        found = {row.evaluation_id: row for row in queued if row.evaluation_id in wanted}
+            bound = [values for kind, values in self._queue if kind is EvaluationRow and values[0] in wanted]
+        found = {values[0]: EvaluationRow.from_sql(tuple(values)) for values in bound}
         rows = self._read(EvaluationRow, "evaluation_id IN (SELECT unnest($1::VARCHAR[]))", [list(wanted - found.keys())])
         return {**{row.evaluation_id: row for row in rows}, **found}
 
@@ -207,6 +209,17 @@ class Ledger:
             self.close()
         except LedgerError as error:
             print(f"still: {len(self._queue)} ledger rows are lost: {error}", file=sys.stderr)
+
+
+@contextmanager
+def opened(ledger: str | PathLike[str] | Ledger) -> Iterator[Ledger]:
+    """A ledger to write to: one given as a path is closed in the end, another only flushed. Also on Ctrl-C: what was
+    computed is on disk before the exception goes on."""
+    book = ledger if isinstance(ledger, Ledger) else Ledger(ledger)
+    try:
+        yield book
+    finally:
+        book.flush() if book is ledger else book.close()
 
 
 def _insert(connection: DuckDBPyConnection, rows: list[Item]) -> None:

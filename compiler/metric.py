@@ -10,6 +10,7 @@ from typing import Any
 
 from ..errors import DatasetError, MetricError
 from ..signatures.bridge import Example
+from ..signatures.cited import Cited
 from .canonical import example_digest
 
 
@@ -83,7 +84,8 @@ class FieldMetric(Metric):
             raise MetricError(
                 f"metric {self.name}: example {short(example)} has no label {name!r}; it has {', '.join(example.keys())}"
             )
-        label, predicted = example[name], value_of(prediction, name, MISSING)
+        # Of a cited answer the value counts: its citations are for a metric of one's own.
+        label, predicted = _uncited(example[name]), _uncited(value_of(prediction, name, MISSING))
         try:
             # A label is looked at even where nothing was predicted: a malformed one is never hidden by a score.
             found = self._compare(label, None if predicted is MISSING else predicted)
@@ -99,6 +101,10 @@ class FieldMetric(Metric):
 
 MISSING: Any = object()
 """In place of a value that a prediction lacks: None may be a value."""
+
+
+def _uncited(value: Any) -> Any:
+    return value.value if isinstance(value, Cited) else value
 
 
 def value_of(prediction: Any, name: str, default: Any) -> Any:

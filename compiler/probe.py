@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any
 
 from ..optimizers.budget import Spending
 from ..optimizers.candidate import Candidate
 from ..optimizers.context import Outcome
 from ..signatures.bridge import Example
 from .conclusion import BASELINE
-from .context import CompileContext
+from .context import make_context
 from .evaluation import Evaluator
-from .evidence import Course
 from .identity import program_digest
 from .job import refuse_total_failure
 from .ledger import Ledger
@@ -47,6 +45,11 @@ class Cost:
         )
 
 
+    def at_most(self, other: Cost) -> Cost:
+        """The larger of the two, number by number."""
+        return Cost(*(max(getattr(self, name), getattr(other, name)) for name in Cost.__slots__))
+
+
 @dataclass(frozen=True, slots=True)
 class Rate:
     """Cost of the first example of a candidate, which computes what the others share, and of one of those on average."""
@@ -74,23 +77,16 @@ class Probe:
     """Runs candidates of a task on a few examples, one candidate of a kind."""
 
     def __init__(self, task: Task, ledger: Ledger) -> None:
-        self._task, self._bar = task, ProgressBar(False)
+        self._task = task
         self.runs, self.seconds = 0, 0.0
-        identity = program_digest(task.program)
-        shared: tuple[Any, ...] = (ledger, "estimate", self._bar)
-        self._student = Evaluator(task.program, identity, task.metric, task.lm, *shared)
-        self._teacher = Evaluator(task.program, identity, task.metric, task.teacher, *shared)
-        course = Course(len(task.dev), Spending())
-        self.context = CompileContext(
-            task.train, task.dev, task.seed, self._student, self._teacher, self._bar, course, task.proposer
-        )
+        self.context = make_context(task, program_digest(task.program), ledger, "estimate", ProgressBar(False), Spending())
         self._rates: dict[str, Rate] = {}
 
     def cost(self, candidate: Candidate, count: int) -> Cost:
         """Of running it on `count` dev examples."""
         key = kind(candidate)
         if key not in self._rates:
-            self._rates[key] = self._measure(self._student, candidate, list(self._task.dev)[: PROBED + 1])
+            self._rates[key] = self._measure(self.context.evaluator, candidate, list(self._task.dev)[: PROBED + 1])
         return self._rates[key].of(count)
 
     def teacher_cost(self, count: int) -> Cost:
@@ -98,7 +94,8 @@ class Probe:
         if self._task.proposer is None:
             return self.cost(BASELINE, count)
         if count and "teacher" not in self._rates:
-            self._rates["teacher"] = self._measure(self._teacher, BASELINE, list(self._task.train)[: TEACHER_PROBED + 1])
+            shown = list(self._task.train)[: TEACHER_PROBED + 1]
+            self._rates["teacher"] = self._measure(self.context.teacher, BASELINE, shown)
         return self._rates["teacher"].of(count) if count else Cost()
 
     def asking_cost(self, count: int, tokens: int) -> Cost:

@@ -10,6 +10,7 @@ from pydantic import TypeAdapter
 from ..errors import ArtifactError
 from ..signatures.bridge import DspyChainOfThought, DspyPredict, DspySignature, InputField, Module, OutputField
 from ..signatures.predict import ChainOfThought, Predict
+from .identity import resources
 from .schema_types import type_from_schema
 
 
@@ -88,6 +89,23 @@ def check_same(expected: dict[str, Any], program: Module) -> None:
                     )
 
 
+def check_resources(expected: dict[str, dict[str, str]], program: Module) -> None:
+    """Raise `ArtifactError`, naming module and resource, unless the program reads what it read when it was compiled."""
+    found = resources(program)
+    for path, digests in expected.items():
+        for name, digest in digests.items():
+            ours = found.get(path, {}).get(name)
+            if ours != digest:
+                raise ArtifactError(
+                    f"module {path or 'the program'!r}: its {name} is {_short(ours)}, the artifact was compiled with "
+                    f"{_short(digest)}: pass a program with that {name}, or compile again"
+                )
+
+
+def _short(digest: str | None) -> str:
+    return "missing" if digest is None else f"{digest[:12]}…" if len(digest) == 64 else repr(digest)
+
+
 def _predictor(predictor: Any) -> dict[str, Any]:
     signature = predictor.signature
     fields = [
@@ -102,6 +120,7 @@ def _predictor(predictor: Any) -> dict[str, Any]:
     return {
         "signature": signature.__name__,
         "instructions": signature.instructions,
-        "config": dict(predictor.config),
+        # Trained weights are part of the state.
+        "config": {name: value for name, value in predictor.config.items() if name != "adapter"},
         "fields": fields,
     }

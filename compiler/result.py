@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,19 +26,13 @@ class Result:
     """Name, digest and quantization of the LM."""
     data: dict[str, str]
     """Digests of the train and dev sets."""
+    ledger: Path
+    """The file of the compile's ledger, where `save` is noted too."""
+    run_id: str
+    """Of the compile, in the ledger."""
     front: tuple[Result, ...] = ()
     """With latency as an objective: a result for each candidate than which no other is both better on dev and faster,
     fastest first. `result.front[0].save(path)` keeps that one in place of the one that was picked."""
-
-    ledger: Path | None = None
-    """The file of the compile's ledger, where `save` is noted too."""
-    run_id: str = ""
-    """Of the compile, in the ledger."""
-
-    def kept_in(self, ledger: Path, run_id: str) -> Result:
-        """The same, of this run of a ledger."""
-        front = tuple(replace(each, ledger=ledger, run_id=run_id) for each in self.front)
-        return replace(self, ledger=ledger, run_id=run_id, front=front)
 
     @property
     def digest(self) -> str:
@@ -49,13 +43,13 @@ class Result:
         """Write the artifact folder `path`; read it back with `still.load`. Raises `ArtifactError`, or, when the artifact is
         there but the ledger cannot be told of it, `LedgerError`."""
         saved = save_artifact(path, self.program, self.report, self.model, self.data)
-        if self.ledger is not None and self.ledger.is_file():
-            self._note(saved, self.ledger)
+        if self.ledger.is_file():
+            self._note(saved)
         return saved
 
-    def _note(self, saved: Path, ledger: Path) -> None:
+    def _note(self, saved: Path) -> None:
         row = next(row for row in self.report.rows if row.name == self.winner.name)
-        with Ledger(ledger) as book:
+        with Ledger(self.ledger) as book:
             book.record(
                 ArtifactRow(
                     path=str(saved.resolve()), digest=self.digest, run_id=self.run_id,

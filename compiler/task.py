@@ -10,21 +10,25 @@ from ..errors import DatasetError, SignatureError, StillError
 from ..optimizers.context import Pass
 from ..optimizers.decisions import Decisions
 from ..optimizers.demonstrations import Demonstrations
+from ..optimizers.distil import Distil
 from ..optimizers.instructions import Instructions
+from ..optimizers.prefer import Prefer
 from ..optimizers.search import Search
 from ..signatures.bridge import DspyChainOfThought, DspyPredict, Module
+from ..signatures.knob import named_knobs
 from .dataset import Dataset
 from .lms import resolve, usable_lm
 from .metrics import Metric, as_metric
 from .objective import as_objective
 
-Level = Literal["O0", "O1", "O2"]
+Level = Literal["O0", "O1", "O2", "O3"]
 
 PASSES: dict[str, tuple[Pass, ...]] = {
     "O0": (),
     "O1": (Demonstrations(), Decisions()),
     # Decisions again at the end: a calibration is one for a certain prompt.
     "O2": (Demonstrations(), Decisions(), Instructions(), Search(), Decisions()),
+    "O3": (Demonstrations(), Decisions(), Instructions(), Search(), Decisions(), Distil(), Prefer()),
 }
 """What each level runs, in order."""
 
@@ -81,8 +85,8 @@ def typed(program: Module, dataset: Dataset, role: str) -> Dataset:
     if not len(dataset):
         raise DatasetError(f"{role} has no rows")
     predictors = program.named_predictors()
-    if not predictors:
-        raise SignatureError(f"{type(program).__name__} has no predictors: there is nothing to compile")
+    if not predictors and not any(named_knobs(program)):
+        raise SignatureError(f"{type(program).__name__} has no predictors and no knobs: there is nothing to compile")
     columns = set(dataset.columns)
     fields = {
         name: info.rebuild_annotation()

@@ -7,18 +7,20 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from pydantic_core import to_jsonable_python
 
 from ..errors import SignatureError
 from ..signatures.bridge import Module
+from ..signatures.executor import AdapterFolder
 from ..signatures.knob import set_knobs
 from ..signatures.predict import plan_predictors
 from .nearest import NearestDemonstrations
 from .own_copy import own_copy
 
-SET = ("decide", "abstain_below", "calibration", "describe")
+SET = ("decide", "abstain_below", "calibration", "describe", "written")
 """What passes set of an output field, in its `json_schema_extra`."""
 
 Demonstration = dict[str, Any]
@@ -34,21 +36,35 @@ class PredictorState:
     instructions: str | None = None
     fields: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     """What is set of an output field: `decide`, `calibration`."""
+    adapter: AdapterFolder | None = None
+    """Trained weights that it answers with."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, for ledger, digest and artifact."""
-        data = {
+        data: dict[str, Any] = {
             "demonstrations": to_jsonable_python(list(self.demonstrations)),
             "nearest": self.nearest,
             "instructions": self.instructions,
         }
-        return {**data, "fields": {name: dict(given) for name, given in self.fields.items()}} if self.fields else data
+        if self.fields:
+            data["fields"] = {name: dict(given) for name, given in self.fields.items()}
+        if self.adapter is not None:
+            data["adapter"] = self.adapter.digest
+        return data
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> PredictorState:
-        """Inverse of `to_json`."""
+    def from_json(cls, data: Mapping[str, Any], adapters: Path | None = None) -> PredictorState:
+        """Inverse of `to_json`. adapters: the folder in which adapters lie under `adapter_name`."""
         demonstrations = tuple(dict(d) for d in data["demonstrations"])
-        return cls(demonstrations, data["nearest"], data["instructions"], dict(data.get("fields", {})))
+        digest = data.get("adapter")
+        path = "" if digest is None or adapters is None else str(adapters / adapter_name(digest))
+        adapter = None if digest is None else AdapterFolder(digest, path)
+        return cls(demonstrations, data["nearest"], data["instructions"], dict(data.get("fields", {})), adapter)
+
+
+def adapter_name(digest: str) -> str:
+    """What the folder of an adapter is called."""
+    return digest[:16]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +111,8 @@ class Candidate:
             )
             if state.instructions is not None:
                 predictor.signature = predictor.signature.with_instructions(state.instructions)
+            if state.adapter is not None:
+                predictor.config = {**predictor.config, "adapter": state.adapter}
             for output, given in state.fields.items():
                 predictor.signature = predictor.signature.with_updated_fields(output, **given)
         set_knobs(variant, dict(self.knobs))
@@ -117,4 +135,5 @@ def current_state(predictor: Any) -> PredictorState:
         for name, output in predictor.signature.output_fields.items()
         if isinstance(extra := output.json_schema_extra, dict) and any(key in extra for key in SET)
     }
-    return PredictorState(tuple(dict(d) for d in demos), nearest, predictor.signature.instructions, fields)
+    adapter = predictor.config.get("adapter")
+    return PredictorState(tuple(dict(d) for d in demos), nearest, predictor.signature.instructions, fields, adapter)

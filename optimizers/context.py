@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from ..signatures.bridge import Example, Module
@@ -88,8 +89,22 @@ class EvaluationContext(Protocol):
     def input_fields(self) -> frozenset[str]:
         """The dataset's input columns."""
 
+    @property
+    def lm(self) -> Any:
+        """The LM that the program is compiled for."""
+
+    @property
+    def folder(self) -> Path:
+        """Where a pass may keep files between runs; it need not exist yet."""
+
+    def report(self, text: str) -> None:
+        """Say what is being done. Call it now and then in long work: it raises `OutOfBudget` where the budget is spent."""
+
     def expect(self, examples: int) -> None:
         """Announce how many example runs the pass will ask for at most, for the progress bar."""
+
+    def score(self, example: Example, prediction: Any) -> float:
+        """The metric of a prediction, 0 to 1; 0 where the metric fails. Not counted, not kept."""
 
     def evaluate(self, program: Module, candidate: Candidate, indices: Sequence[int]) -> list[Outcome]:
         """Run `candidate.apply(program)` on these dev examples, in order; rows known to the ledger are not run again.

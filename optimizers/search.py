@@ -137,6 +137,8 @@ def make_space(program: Module, start: Candidate, history: Sequence[Standing]) -
 
 
 def _is_open(path: str, module: Any, knob: Knob[Any]) -> bool:
+    if knob.choices is not None and len(knob.choices) < 2:
+        return False
     # A predictor that reasons anyway needs no second reasoning field.
     signature = getattr(module, "signature", None)
     reasons = signature is not None and "reasoning" in signature.output_fields

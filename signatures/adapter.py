@@ -16,7 +16,7 @@ from .plan import Plan
 from .prediction import Answer
 from .values import value_text
 
-_SAMPLING = frozenset({"temperature", "top_p", "top_k", "min_p", "seed", "max_tokens"})
+_SAMPLING = frozenset({"temperature", "top_p", "top_k", "min_p", "seed", "max_tokens", "adapter"})
 _OTHER = frozenset({"n", "num_generations", "rollout_id"})
 
 
@@ -33,18 +33,22 @@ class PlanAdapter(Adapter):  # type: ignore[misc]  # dspy ships no types
     ) -> list[dict[str, Any]]:
         demos = _selected(demos, inputs)
         if not _runs_plans(lm, signature):
+            _refuse_adapter(lm, lm_kwargs)
             return remote.remote_backend().call_remote(lm, lm_kwargs, signature, demos, inputs)
         plan, sampling, n = _prepare(lm, lm_kwargs, signature, demos)
-        return _finish(lm, _execute(lm, plan, _present(signature, inputs), sampling, n))
+        values = _present(signature, inputs)
+        return _finish(lm, _execute(lm, plan.bound(values), values, sampling, n))
 
     async def acall(
         self, lm: Any, lm_kwargs: dict[str, Any], signature: Any, demos: Any, inputs: dict[str, Any]
     ) -> list[dict[str, Any]]:
         demos = _selected(demos, inputs)
         if not _runs_plans(lm, signature):
+            _refuse_adapter(lm, lm_kwargs)
             return await remote.remote_backend().acall_remote(lm, lm_kwargs, signature, demos, inputs)
         plan, sampling, n = _prepare(lm, lm_kwargs, signature, demos)
-        return _finish(lm, await _aexecute(lm, plan, _present(signature, inputs), sampling, n))
+        values = _present(signature, inputs)
+        return _finish(lm, await _aexecute(lm, plan.bound(values), values, sampling, n))
 
     def format(self, signature: Any, demos: Any, inputs: dict[str, Any]) -> list[dict[str, str]]:
         """The messages of a call, as dspy's tools expect them."""
@@ -65,7 +69,8 @@ def prepare_stream(lm: Any, options: Mapping[str, Any], signature: Any, demos: A
     plan, sampling, n = _prepare(lm, options, signature, _selected(demos, inputs))
     if n != 1:
         raise SignatureError(f"n={n}: a stream has one answer, leave n out")
-    return lm, plan, _present(signature, inputs), sampling
+    values = _present(signature, inputs)
+    return lm, plan.bound(values), values, sampling
 
 
 _Ready = tuple[Streamer, Plan, dict[str, Any], Sampling]
@@ -84,6 +89,14 @@ async def _aexecute(instance: Any, plan: Plan, inputs: dict[str, Any], sampling:
 
 def _runs_plans(lm: Any, signature: Any) -> bool:
     return isinstance(lm, Executor) and not special_fields(signature)
+
+
+def _refuse_adapter(lm: Any, options: Mapping[str, Any]) -> None:
+    if options.get("adapter") is not None:
+        raise SignatureError(
+            f"the predictor answers with trained weights, which {lm.model} cannot load, nor can a call with fields of "
+            "dspy's own types: use the still.LM it was compiled for"
+        )
 
 
 def _selected(demos: Any, inputs: Mapping[str, Any]) -> Any:

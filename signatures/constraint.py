@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from dataclasses import field as member
 from functools import cached_property
@@ -52,6 +53,10 @@ class Constraint(ABC):
     @abstractmethod
     def max_tokens(self) -> int:
         """Enough tokens for any text the grammar accepts, or a budget where that is unbounded."""
+
+    def bound(self, inputs: Mapping[str, Any]) -> Constraint:
+        """The constraint of one call, where what a value may be depends on the inputs."""
+        return self
 
     def shown(self, text: str) -> str:
         """What a reader sees of the beginning of a value's text, while it is written."""

@@ -10,10 +10,19 @@ from .plan import Plan
 
 
 @dataclass(frozen=True, slots=True)
+class AdapterFolder:
+    """Trained weights to answer with: a LoRA adapter as a PEFT folder, known by its content wherever it lies."""
+
+    digest: str
+    """sha256, hex, of configuration and weights."""
+    path: str = field(default="", repr=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Sampling:
     """How tokens are drawn. temperature 0: the likeliest. top_k 0 and top_p 1: no cut. seed None: 0.
 
-    max_tokens: upper limit per decode step, on top of the step's own.
+    max_tokens: upper limit per decode step, on top of the step's own. adapter: None for the model as it is.
     """
 
     temperature: float = 0.0
@@ -22,6 +31,7 @@ class Sampling:
     min_p: float = 0.0
     seed: int | None = None
     max_tokens: int | None = None
+    adapter: AdapterFolder | None = None
 
 
 @dataclass(frozen=True, slots=True)

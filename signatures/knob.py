@@ -12,6 +12,9 @@ T = TypeVar("T")
 _STORE = "_knobs"
 """Where an instance keeps the values that were set, by name."""
 
+_CHOICES = "_knob_choices"
+"""Where an instance keeps what the compiler may choose from, by name, if it is less than the knob has."""
+
 Plain = str | int | float | bool | None
 
 
@@ -96,7 +99,30 @@ def named_knobs(program: Any) -> Iterator[tuple[str, Any, Knob[Any]]]:
         for name in dir(type(module)):
             knob = getattr(type(module), name, None)
             if isinstance(knob, Knob):
-                yield f"{prefix}.{name}".removeprefix("."), module, knob
+                yield f"{prefix}.{name}".removeprefix("."), module, _offered(knob, module)
+
+
+def offer(module: Any, name: str, choices: Sequence[Any]) -> None:
+    """Let the compiler choose a knob of this instance from these values only; from none: it stays as it is.
+
+    Raises `SignatureError` for a knob the module does not have, or a value the knob does not have.
+    """
+    knob = getattr(type(module), name, None)
+    if not isinstance(knob, Knob):
+        raise SignatureError(f"knob {name!r} is not one of {type(module).__name__}")
+    for choice in choices:
+        knob.check(choice)
+    module.__dict__[_CHOICES] = {**module.__dict__.get(_CHOICES, {}), name: tuple(dict.fromkeys(choices))}
+
+
+def _offered(knob: Knob[Any], module: Any) -> Knob[Any]:
+    """The knob with what this instance offers of it. Its default stays that of the class."""
+    choices = module.__dict__.get(_CHOICES, {}).get(knob.name)
+    if choices is None:
+        return knob
+    made: Knob[Any] = Knob(choices=choices or (getattr(module, knob.name),))
+    made.name, made.default = knob.name, knob.default
+    return made
 
 
 def knob_values(program: Any) -> dict[str, Plain]:

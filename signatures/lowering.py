@@ -19,6 +19,7 @@ from pydantic_core import SchemaError
 
 from ..errors import ConstraintError, SignatureError
 from .choice import Choice, choice_texts
+from .cited import Cited, CitedConstraint
 from .constraint import Constraint
 from .extent import impossible
 from .formatted import FormattedConstraint
@@ -66,6 +67,8 @@ def _lower(annotation: Any, metadata: tuple[Any, ...], field: str, last: bool) -
         return OptionalConstraint(field, declared, constraint)
     if annotation is str:
         return _text(declared, field, last)
+    if isinstance(annotation, type) and issubclass(annotation, Cited):
+        return _cited(declared, annotation, field)
     number = _number(annotation, declared, metadata, field) if annotation in (int, float, Decimal) else None
     return number or _formatted(field, declared) or _json(field, declared)
 
@@ -194,6 +197,16 @@ def _text(declared: Any, field: str, last: bool) -> TextConstraint:
             f"field {field!r}: no text has {least or 1} to {most} characters: change min_length or max_length"
         )
     return TextConstraint(field, declared, form, least, most, pattern)
+
+
+def _cited(declared: Any, annotation: Any, field: str) -> CitedConstraint:
+    (value,) = annotation.__pydantic_generic_metadata__["args"] or (str,)
+    if value is str:
+        return CitedConstraint(field, declared, None)
+    inner = _lower(value, (), field, last=False)
+    if isinstance(inner, JsonConstraint | CitedConstraint | TextConstraint):
+        raise _unsupported(field, annotation, "a cited value is plain text, a number, a date or one of a closed set")
+    return CitedConstraint(field, declared, inner)
 
 
 def _json(field: str, declared: Any) -> JsonConstraint:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .constraint import Constraint, literal
@@ -23,6 +24,10 @@ class OptionalConstraint(Constraint):
     @property
     def max_tokens(self) -> int:
         return max(self.inner.max_tokens, len(NONE) + 2)
+
+    def bound(self, inputs: Mapping[str, Any]) -> Constraint:
+        inner = self.inner.bound(inputs)
+        return self if inner is self.inner else replace(self, inner=inner)
 
     def rules(self, name: str) -> str:
         inner = f"{name}_some"

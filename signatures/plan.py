@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -108,6 +108,13 @@ class Plan:
     def _markers(self) -> re.Pattern[str]:
         return marker_pattern((*self.slots, *(step.field for step in self.decodes)))
 
+    def bound(self, inputs: Mapping[str, Any]) -> Plan:
+        """The plan of one call: constraints that depend on the inputs know them."""
+        *turns, answer = self.turns
+        parts = tuple(_bound(part, inputs) for part in answer.parts)
+        same = all(one is other for one, other in zip(parts, answer.parts, strict=True))
+        return self if same else Plan((*turns, Turn(answer.role, parts)))
+
     def fill(self, inputs: Mapping[str, Any]) -> list[Turn]:
         """The turns with every slot replaced by its input's text, untrusted. Decode steps stay.
 
@@ -160,6 +167,13 @@ class Plan:
         from .listing import plan_html
 
         return plan_html(self)
+
+
+def _bound(part: Part, inputs: Mapping[str, Any]) -> Part:
+    if not isinstance(part, Decode):
+        return part
+    constraint = part.constraint.bound(inputs)
+    return part if constraint is part.constraint else replace(part, constraint=constraint)
 
 
 def marker_pattern(fields: tuple[str, ...]) -> re.Pattern[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any, Generic, Never, TypeVar, cast, overload
 
 from pydantic.fields import FieldInfo
@@ -41,6 +42,16 @@ def with_reasoning(signature: Any) -> Any:
     if "reasoning" in signature.output_fields:
         return signature
     return signature.prepend("reasoning", OutputField(max_length=REASONING_LIMIT), type_=str)
+
+
+# Kept: a plan is kept by its signature, and a new class for every call would have none.
+@lru_cache(maxsize=256)
+def _effective(signature: Any, reasoning: bool) -> Any:
+    for name, field in signature.output_fields.items():
+        extra = field.json_schema_extra
+        if isinstance(extra, dict) and extra.get("written") is False:
+            signature = signature.delete(name)
+    return with_reasoning(signature) if reasoning else signature
 
 
 class Predict(Page, DspyPredict, Generic[S]):  # type: ignore[misc]  # dspy ships no types
@@ -116,12 +127,14 @@ class Predict(Page, DspyPredict, Generic[S]):  # type: ignore[misc]  # dspy ship
 
     @property
     def effective_signature(self) -> Any:
-        """The signature that a call runs: with the reasoning before the outputs where that knob is on."""
-        return with_reasoning(self.signature) if self.reasoning else self.signature
+        """The signature that a call runs: with the reasoning before the outputs where that knob is on,
+        and without outputs that are not written any more (`written=False`: what trained weights have taken over)."""
+        return _effective(self.signature, self.reasoning)
 
     def _with_knobs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        if self.reasoning:
-            inputs = {**inputs, "signature": with_reasoning(inputs.get("signature", self.signature))}
+        asked = inputs.get("signature", self.signature)
+        if (effective := _effective(asked, self.reasoning)) is not asked:
+            inputs = {**inputs, "signature": effective}
         if self.samples > 1:
             config = {"temperature": VOTING_TEMPERATURE, **self.config, **inputs.get("config", {}), "n": self.samples}
             inputs = {**inputs, "config": config}

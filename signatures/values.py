@@ -10,12 +10,18 @@ from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from ..errors import SignatureError
 from .optional import NONE
+from .passage import passages_text, read_passages
 
 
 def value_text(value: Any, field: str) -> str:
-    """A string as it is, None as none, anything else as compact JSON. Raises `SignatureError` naming the field."""
+    """A string as it is, None as none, passages as a numbered list, anything else as compact JSON.
+
+    Raises `SignatureError` naming the field.
+    """
     if isinstance(value, str):
         return _encodable(str(value), field)
+    if isinstance(value, list | tuple) and value and (passages := read_passages(value)) is not None:
+        return _encodable(passages_text(passages), field)
     try:
         plain = to_jsonable_python(value)
     except PydanticSerializationError as error:

@@ -65,13 +65,14 @@ def rows(folder):
     if child == 0:
         with still.Ledger(folder / "ledger.duckdb") as book:
             _, found = book.query("SELECT evaluation_id, score, prediction, calls FROM evaluations")
-        os.write(writer, b"") if not found else os.writev(writer, [json.dumps(found).encode()])
+        with os.fdopen(writer, "w") as pipe:
+            json.dump(found, pipe)
         os._exit(0)
     os.close(writer)
     with os.fdopen(reader) as pipe:
-        text = pipe.read()
+        found = json.load(pipe)
     os.waitpid(child, 0)
-    return {row[0]: row[1:] for row in json.loads(text)} if text else {}
+    return {row[0]: row[1:] for row in found}
 
 
 def main():

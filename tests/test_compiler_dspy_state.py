@@ -371,4 +371,4 @@ def test_the_command_line_names_what_is_lost_and_other_formats(tmp_path, sorting
     done = CliRunner().invoke(app, [*command, "--lossy"])
     assert done.exit_code == 0, done.output
     assert "not in the file: predictor 'self': the 4 demonstrations nearest" in done.output
-    assert "only format is dspy" in str(CliRunner().invoke(app, [*command, "--to", "onnx"]).exception)
+    assert "the formats are dspy, peft" in str(CliRunner().invoke(app, [*command, "--to", "onnx"]).exception)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from gguf.quants import dequantize, quantize
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from still.backends.models.quantize import GROUP, dequantize_groups, quantize_groups
 
@@ -26,6 +26,7 @@ def test_four_bit_blocks_of_a_gguf_file_are_found_again(kind):
     spread=st.floats(1e-3, 100.0),
     offset=st.floats(-10.0, 10.0),
 )
+@example(seed=820, width=33, spread=0.001953125, offset=0.0)
 @settings(max_examples=60, deadline=None)
 def test_no_weight_is_further_off_than_its_group_allows(seed, width, spread, offset):
     generator = torch.Generator().manual_seed(seed)
@@ -37,8 +38,10 @@ def test_no_weight_is_further_off_than_its_group_allows(seed, width, spread, off
     blocks = padded.view(5, -1, GROUP)
     span = (blocks.amax(-1) - blocks.amin(-1))[..., None]
     error = torch.nn.functional.pad(dequantize_groups(groups, width) - weights, (0, -width % GROUP)).view(blocks.shape)
-    # A range that is narrowed by up to a fifth cuts a tenth off either end; half precision adds its rounding.
-    assert (error.abs() <= 0.14 * span + 2e-3 * (span + blocks.abs().amax(-1, keepdim=True))).all()
+    # A range that is narrowed by up to a fifth cuts a tenth off either end; half precision adds its rounding, of fifteen
+    # steps and the minimum, which close to zero is not relative: its subnormal numbers are 2**-24 apart.
+    rounding = 2e-3 * (span + blocks.abs().amax(-1, keepdim=True)) + 16 * 2.0**-25
+    assert (error.abs() <= 0.14 * span + rounding).all()
     plain = (span / 15 / 2).square().mul(GROUP).sum()  # what rounding to the group's own range costs at most
     assert error.square().sum() <= plain + 1e-5 * weights.square().sum()
 

@@ -2,11 +2,12 @@
 
 from .closing import shortest_completion
 from .engine import Engine
+from .native import release_team
 from .request import END, Choose, Decode, Forced, Request, Result, Sampling, StepResult, Usage, option_probabilities
 from .stats import Stats
 from .stream import AsyncStream, Stream
 
 __all__ = [
     "END", "AsyncStream", "Choose", "Decode", "Engine", "Forced", "Request", "Result", "Sampling", "Stats", "StepResult",
-    "Stream", "Usage", "option_probabilities", "shortest_completion",
+    "Stream", "Usage", "option_probabilities", "release_team", "shortest_completion",
 ]  # fmt: skip

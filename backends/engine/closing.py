@@ -25,9 +25,10 @@ def shortest_completion(grammar: str, written: bytes, limit: int) -> bytes | Non
     if written and start.try_consume_tokens(list(written)) != len(written):
         raise ValueError(f"the grammar does not allow {written!r}")
     alphabet = _alphabet(grammar)
+    nested = "%json" in grammar
     order = count()
     states: list[tuple[int, int, llguidance.LLMatcher, bytes, Place]] = []
-    heapq.heappush(states, (0, next(order), start, b"", Place().after(written)))
+    heapq.heappush(states, (0, next(order), start, b"", Place().after(written, nested)))
     seen: set[tuple[bytes, Place]] = set()
     while states and len(seen) < MAX_STATES:
         _, _, matcher, text, place = heapq.heappop(states)
@@ -37,7 +38,7 @@ def shortest_completion(grammar: str, written: bytes, limit: int) -> bytes | Non
         if forced:
             matcher.consume_tokens(list(forced))
             if len(text) + len(forced) <= limit:
-                further = place.after(forced)
+                further = place.after(forced, nested)
                 heapq.heappush(
                     states, (len(text) + len(forced) + further.left, next(order), matcher, text + forced, further)
                 )
@@ -49,7 +50,7 @@ def shortest_completion(grammar: str, written: bytes, limit: int) -> bytes | Non
         for byte in _allowed(mask, alphabet):
             after, one = matcher.deep_copy(), bytes([byte])
             after.consume_token(byte)
-            further = place.after(one)
+            further = place.after(one, nested)
             heapq.heappush(states, (len(text) + 1 + further.left, next(order), after, text + one, further))
     return None
 
@@ -70,8 +71,11 @@ class Place(NamedTuple):
         """Bytes that must come before the end, at least: what is open is closed one by one."""
         return self.depth + self.quoted
 
-    def after(self, text: bytes) -> Place:
-        """The place after more text."""
+    def after(self, text: bytes, nested: bool) -> Place:
+        """The place after more text. nested: it is JSON; in other texts brackets and quotes are characters like others,
+        and keeping apart all the ways to write them would fill the memory."""
+        if not nested:
+            return self._replace(offset=self.offset + len(text))
         depth, quoted, escaped, marks, offset = self
         for byte in text:
             mark = not escaped and byte == ord('"')

@@ -20,6 +20,7 @@ from weakref import WeakSet
 from ...errors import CancelledError, EngineError
 from ..models import Adapter, Model, load_adapter
 from .core import EngineCore, answer
+from .native import release_team
 from .request import Decode, Forced, Request, Result, Sampling
 from .sequence import Sequence
 from .stats import Stats
@@ -27,6 +28,8 @@ from .stream import AsyncStream, Stream
 
 GATHER_SECONDS = 0.002
 """How long an idle engine waits for more requests before its first step: threads submit one after the other."""
+REST_SECONDS = 0.1
+"""How long it keeps its threads ready for the next request."""
 
 
 _open: WeakSet[Engine] = WeakSet()
@@ -185,7 +188,7 @@ class Engine:
     def _receive(self) -> bool:
         """Take in new requests; block while there is nothing to do. False: closed."""
         if self._scheduler.idle:
-            if not self._take(self._inbox.get()):
+            if not self._take(self._awaited()):
                 return False
             time.sleep(GATHER_SECONDS)
         while True:
@@ -195,6 +198,13 @@ class Engine:
                 return True
             if not self._take(item):
                 return False
+
+    def _awaited(self) -> Sequence | None:
+        try:
+            return self._inbox.get(timeout=REST_SECONDS)
+        except queue.Empty:
+            release_team()  # whoever works meanwhile has the cores
+            return self._inbox.get()
 
     def _take(self, sequence: Sequence | None) -> bool:
         if sequence is None:

@@ -68,6 +68,26 @@ class Matcher:
         self._raise_if_broken()
         return tokens
 
+    def spell(self, text: bytes) -> tuple[list[int], list[bool]]:
+        """Consume and return the tokens of a text as decoding would come to it, and which of them are drawn, not forced.
+
+        Raises `EngineError` for a text that the grammar does not let pass.
+        """
+        tokens: list[int] = []
+        drawn: list[bool] = []
+        while True:
+            given = self.forced()
+            tokens += given
+            drawn += [False] * len(given)
+            rest = text[len(self._tokenizer.decode_bytes(tokens)) :]
+            if not rest:
+                return tokens, drawn
+            token = self._tokenizer.tokenize_bytes(rest)[0]
+            if not self._matcher.consume_token(token):
+                raise EngineError(f"{text!r} is no text of the grammar, from {rest[:40]!r} on:\n{self._grammar}")
+            tokens.append(token)
+            drawn.append(True)
+
     @property
     def complete(self) -> bool:
         """The grammar is satisfied and nothing more may follow."""

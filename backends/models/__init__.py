@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .adapter import Adapter, LowRank, load_adapter
+from .adapter import Adapter, LowRank, adapter_digest, load_adapter
 from .model import Model, load_model
 from .quantize import QUANTIZATIONS, Groups, Quantization, dequantize_groups
 from .source import ModelSource, resolve
@@ -19,6 +19,7 @@ __all__ = [
     "ModelSource",
     "Quantization",
     "Tokenizer",
+    "adapter_digest",
     "dequantize_groups",
     "load_adapter",
     "load_model",

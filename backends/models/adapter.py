@@ -68,8 +68,17 @@ def load_adapter(name: str, path: Path | str, spec: DecoderSpec) -> Adapter:
         shapes = {part.split(".")[-1]: shape for part, shape in spec.part_shapes(layer).items()}
         fused = {name: _fuse(weights, config, pairs, layer, parts, shapes) for name, parts in _FUSED.items()}
         layers.append({matrix: update for matrix, update in fused.items() if update is not None})
-    digest = hashlib.sha256(f"{file_digest(folder / 'adapter_config.json')}\n{file_digest(weights)}".encode())
-    return Adapter(name, digest.hexdigest(), tuple(layers))
+    return Adapter(name, adapter_digest(folder), tuple(layers))
+
+
+def adapter_digest(path: Path | str) -> str:
+    """sha256, hex, of a PEFT folder's configuration and weights. Raises ModelError where one of them is missing."""
+    folder = Path(path).expanduser()
+    files = [folder / "adapter_config.json", folder / "adapter_model.safetensors"]
+    for file in files:
+        if not file.is_file():
+            raise ModelError(f"{folder}: has no {file.name}; give a folder that PEFT's save_pretrained wrote")
+    return hashlib.sha256("\n".join(map(file_digest, files)).encode()).hexdigest()
 
 
 def _check(folder: Path, config: dict[str, Any]) -> None:

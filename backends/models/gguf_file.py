@@ -53,13 +53,13 @@ class GGUFFile:
         for layer in range(self.spec.num_layers):
             self._shapes |= self._checked(self.spec.part_shapes(layer))
         self._checked(self.spec.outer_shapes())
-        if extra := set(self._header.tensors) - {_file_name(part) for part in self._shapes} - {ROPE_FACTORS}:
+        if extra := set(self._header.tensors) - {tensor_name(part) for part in self._shapes} - {ROPE_FACTORS}:
             raise ModelError(f"{path}: tensor {min(extra)!r} is not part of a supported {self.spec.architecture} model")
 
     def read(self, part: str) -> torch.Tensor:
         import torch
 
-        info = self._header.tensors[_file_name(part)]
+        info = self._header.tensors[tensor_name(part)]
         values = self._dequantized(info)
         if self.spec.architecture == "llama" and (heads := self._rope_heads(part)):
             values = _unpermute(values, heads)
@@ -70,9 +70,9 @@ class GGUFFile:
 
     def _checked(self, shapes: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
         for part, expected in shapes.items():
-            info = self._header.tensors.get(_file_name(part))
+            info = self._header.tensors.get(tensor_name(part))
             if info is None:
-                raise ModelError(f"{self.path}: tensor {_file_name(part)!r} is missing")
+                raise ModelError(f"{self.path}: tensor {tensor_name(part)!r} is missing")
             expect_shape(self.path, info.name, info.shape, expected)
         return shapes
 
@@ -103,7 +103,7 @@ class GGUFFile:
         return {"q": self.spec.num_heads, "k": self.spec.num_kv_heads}.get(kind, 0)
 
 
-def _file_name(part: str) -> str:
+def tensor_name(part: str) -> str:
     match = _LAYER_PART.fullmatch(part)
     return f"blk.{match[1]}.{_LAYER_NAMES[match[2]]}" if match else _OUTER_NAMES[part]
 

@@ -40,6 +40,8 @@ class GGUFHeader:
     path: Path
     metadata: dict[str, Any]
     tensors: dict[str, TensorInfo]
+    kinds: dict[str, tuple[int, int | None]]
+    """Of each metadata key the type of its value, and of an array also that of its items."""
 
 
 def read_header(path: Path) -> GGUFHeader:
@@ -64,13 +66,17 @@ class _Cursor:
             raise self.damaged(f"version {version} is not supported (2 and 3, little endian, are)")
         tensor_count, pair_count = self.number("Q"), self.number("Q")
         metadata: dict[str, Any] = {}
+        kinds: dict[str, tuple[int, int | None]] = {}
         for _ in range(pair_count):
             key = self.text()
             if key in metadata:
                 raise self.damaged(f"key {key!r} appears twice")
-            metadata[key] = self.value(self.number("I"))
+            kind = self.number("I")
+            begin = self.at
+            metadata[key] = self.value(kind)
+            kinds[key] = kind, struct.unpack_from("<I", self.data, begin)[0] if kind == _ARRAY else None
         tensors = self.tensor_table(tensor_count, metadata.get("general.alignment", 32))
-        return GGUFHeader(self.path, metadata, tensors)
+        return GGUFHeader(self.path, metadata, tensors, kinds)
 
     def tensor_table(self, count: int, alignment: Any) -> dict[str, TensorInfo]:
         if not isinstance(alignment, int) or alignment <= 0 or alignment & (alignment - 1):

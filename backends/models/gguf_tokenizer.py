@@ -25,7 +25,7 @@ _TEKKEN = (
     r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 # Each pattern cuts the pieces of the one before it. The patterns are those the models were trained with.
-_CUTS: dict[str, tuple[str, ...]] = {
+CUTS: dict[str, tuple[str, ...]] = {
     "gpt-2": (_GPT2,),
     "default": (_GPT2,),
     "smollm": (r"\p{N}", _GPT2),
@@ -71,11 +71,11 @@ class _Vocabulary:
     def byte_level_json(self) -> str:
         from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
-        if self.pre not in _CUTS:
-            raise self.wrong("tokenizer.ggml.pre", f"is {self.pre!r}; supported: {', '.join(_CUTS)}")
+        if self.pre not in CUTS:
+            raise self.wrong("tokenizer.ggml.pre", f"is {self.pre!r}; supported: {', '.join(CUTS)}")
         model = models.BPE(vocab=self.ids, merges=self.merges(), ignore_merges=self.pre in _WHOLE_WORDS)
         tokenizer = Tokenizer(model)
-        cuts = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in _CUTS[self.pre]]
+        cuts = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in CUTS[self.pre]]
         byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*cuts, byte_level])
         tokenizer.decoder = decoders.ByteLevel()

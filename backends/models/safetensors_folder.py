@@ -20,7 +20,7 @@ _BODIES = {
     "language_model.model.": "language_model.lm_head.weight",
     "model.language_model.": "lm_head.weight",
 }
-_LAYER_NAMES = {
+LAYER_NAMES = {
     "attn_norm": "input_layernorm.weight",
     "q": "self_attn.q_proj.weight",
     "k": "self_attn.k_proj.weight",
@@ -37,12 +37,12 @@ _LAYER_NAMES = {
     "down": "mlp.down_proj.weight",
 }
 # Gemma 3 norms what attention and feed-forward give too, and its names of norms are to be read in that order.
-_GEMMA3_NAMES = _LAYER_NAMES | {
+GEMMA3_NAMES = LAYER_NAMES | {
     "attn_post_norm": "post_attention_layernorm.weight",
     "mlp_norm": "pre_feedforward_layernorm.weight",
     "mlp_post_norm": "post_feedforward_layernorm.weight",
 }
-_LAYER_PART = re.compile(r"layers\.(\d+)\.(.+)")
+LAYER_PART = re.compile(r"layers\.(\d+)\.(.+)")
 # A buffer that old checkpoints saved, and the parts that see images.
 _IGNORED = re.compile(r".*\.rotary_emb\.inv_freq|(model\.)?(vision_tower|multi_modal_projector)\..*")
 _FLOATS = ("torch.float32", "torch.float16", "torch.bfloat16")
@@ -78,9 +78,9 @@ class SafetensorsFolder:
                 raise ModelError(f"{self.path}: tensor {name!r} is missing")
 
     def _file_name(self, part: str) -> str:
-        match = _LAYER_PART.fullmatch(part)
+        match = LAYER_PART.fullmatch(part)
         if match is not None:
-            return f"{self._body}layers.{match[1]}.{(_GEMMA3_NAMES if self._gemma else _LAYER_NAMES)[match[2]]}"
+            return f"{self._body}layers.{match[1]}.{(GEMMA3_NAMES if self._gemma else LAYER_NAMES)[match[2]]}"
         if part == "lm_head":
             return _BODIES[self._body]
         return f"{self._body}{'embed_tokens' if part == 'embed' else part}.weight"

@@ -1,0 +1,1 @@
+"""Retrieval operators over one DuckDB file."""

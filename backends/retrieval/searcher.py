@@ -1,0 +1,124 @@
+"""`Searcher`: the operators over one corpus, put together."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from typing import Any, Literal
+
+from ...signatures.passage import Passage
+from .corpus import Corpus
+from .dense import Dense
+from .embedding import Embedder
+from .fuse import FuseBy, fuse
+from .gather import Gather
+from .held import Held
+from .hit import Hit
+from .lexical import Lexical
+from .store import connect
+
+Method = Literal["lexical", "dense", "fused"]
+POOL = 100
+"""Documents that each method hands to fusion, at least."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How to search; what `Retrieve` declares as knobs. parameters: as sorted pairs, so that settings hash."""
+
+    k: int = 10
+    method: Method = "fused"
+    fuse_by: FuseBy = "minmax"
+    lexical_weight: float = 0.5
+    k1: float = 1.2
+    b: float = 0.75
+    where: str = "true"
+    parameters: tuple[tuple[str, Any], ...] = ()
+
+
+class Searcher:
+    """Searches of all copies of a module go through one of these. Concurrent single searches run as one batch.
+
+    model: who makes vectors; None: nobody, and then the method is "lexical".
+    """
+
+    def __init__(
+        self, corpus: Corpus, model: str | PathLike[str] | Embedder | Callable[[list[str]], Any] | None
+    ) -> None:
+        self.corpus = corpus
+        self.dense = None if model is None else Dense(corpus, model)
+        self._gather: Gather[tuple[str, Settings], list[Hit]] = Gather(self._run)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Searcher:
+        return self  # candidates of a compile are copies of the module; they search one corpus
+
+    def find(self, query: str, settings: Settings) -> list[Hit]:
+        """One query's documents, best first."""
+        return self._gather((query, settings))
+
+    def find_many(self, queries: Sequence[str], settings: Settings) -> list[list[Hit]]:
+        """Documents per query; the queries go through each operator together."""
+        given = (settings.where, dict(settings.parameters))
+        if self.dense is None or settings.method == "lexical":
+            return Lexical(self.corpus, settings.k1, settings.b).search(queries, settings.k, *given)
+        if settings.method == "dense":
+            return self.dense.search(queries, settings.k, *given)
+        depth = max(POOL, settings.k)
+        weights = (settings.lexical_weight, 1.0 - settings.lexical_weight)
+        rankings = zip(
+            Lexical(self.corpus, settings.k1, settings.b).search(queries, depth, *given),
+            self.dense.search(queries, depth, *given),
+            strict=True,
+        )
+        return [fuse(pair, weights, settings.fuse_by, settings.k) for pair in rankings]
+
+    def passages(self, hits: Sequence[Hit]) -> list[Passage]:
+        """The documents of hits, in their order, with their scores; one that is gone since is left out."""
+        with connect(self.corpus.path, read_only=True) as connection:
+            sql = "SELECT key, text, source FROM documents WHERE key IN (SELECT unnest(?::VARCHAR[]))"
+            rows = connection.execute(sql, [[hit.key for hit in hits]]).fetchall()
+        found = {key: (text, source) for key, text, source in rows}
+        return [
+            Passage(id=hit.key, text=found[hit.key][0], score=hit.score, source=found[hit.key][1])
+            for hit in hits
+            if hit.key in found
+        ]
+
+    def identity(self) -> dict[str, str]:
+        """Digests of what decides the answers."""
+        model = {} if self.dense is None else {"embedder": self.dense.vectors.embedder.digest}
+        return {"corpus": corpus_digest(self.corpus), **model}
+
+    def _run(self, asked: Sequence[tuple[str, Settings]]) -> list[list[Hit]]:
+        together: OrderedDict[Settings, list[int]] = OrderedDict()
+        for number, (_, settings) in enumerate(asked):
+            together.setdefault(settings, []).append(number)
+        found: list[list[Hit]] = [[] for _ in asked]
+        for settings, numbers in together.items():
+            for number, hits in zip(numbers, self.find_many([asked[n][0] for n in numbers], settings), strict=True):
+                found[number] = hits
+        return found
+
+
+def freeze(parameters: Mapping[str, Any] | None) -> tuple[tuple[str, Any], ...]:
+    """Parameters as `Settings` has them."""
+    return tuple(sorted((parameters or {}).items()))
+
+
+def _read_digest(corpus: Corpus) -> str:
+    total = hashlib.sha256(corpus.language.encode())
+    with connect(corpus.path, read_only=True) as connection:
+        for key, digest in connection.execute("SELECT key, digest FROM documents ORDER BY key").fetchall():
+            total.update(f"\0{key}\0{digest}".encode())
+    return total.hexdigest()
+
+
+_DIGESTS = Held(_read_digest)
+
+
+def corpus_digest(corpus: Corpus) -> str:
+    """sha256 over the keys and contents of a corpus' documents, hex: the same for every file that has the same documents."""
+    return _DIGESTS.get(corpus)

@@ -1,0 +1,76 @@
+"""A corpus file: its tables, its version, and connections that last for one operation."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ...errors import RetrievalError
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+FORMAT = "1"
+SCHEMA = """
+CREATE TABLE meta (name VARCHAR PRIMARY KEY, value VARCHAR);
+CREATE TABLE documents (doc INTEGER, key VARCHAR, digest VARCHAR, source VARCHAR, metadata JSON,
+  length INTEGER, text VARCHAR);
+CREATE TABLE terms (term INTEGER, word VARCHAR);
+CREATE TABLE postings (term INTEGER, doc INTEGER, count INTEGER);
+CREATE TABLE vectors (digest VARCHAR, vector FLOAT[]);
+"""
+
+
+@contextmanager
+def connect(path: Path, *, read_only: bool) -> Iterator[DuckDBPyConnection]:
+    """A connection that is closed at the end: DuckDB lets no second process in while one is open for writing.
+
+    Raises RetrievalError for a file that is locked, read-only, damaged or no database.
+    """
+    import duckdb
+
+    try:
+        connection = duckdb.connect(str(path), read_only=read_only)
+    except duckdb.Error as error:
+        message = str(error).strip().splitlines()[0]
+        raise RetrievalError(
+            f"{path}: cannot be opened for {'reading' if read_only else 'writing'}: {message}; "
+            "end the process that holds it, or check that it is a corpus and its permissions"
+        ) from error
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+def create_or_check(path: Path, language: str) -> None:
+    """Make the tables of a new file, or check that an existing one is a corpus of this format and language."""
+    if not path.exists():
+        aside = path.with_name(f".{path.name}.{os.getpid()}.new")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with connect(aside, read_only=False) as made:
+                made.execute(SCHEMA)
+                made.executemany("INSERT INTO meta VALUES (?, ?)", [["format", FORMAT], ["language", language]])
+            os.replace(aside, path)
+        except OSError as error:
+            raise RetrievalError(f"{path}: cannot be created: {error}; choose a folder that can be written") from error
+        finally:
+            aside.unlink(missing_ok=True)
+        return
+    with connect(path, read_only=True) as connection:
+        tables = {name for (name,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
+        if not {"meta", "documents", "terms", "postings", "vectors"} <= tables:
+            raise RetrievalError(f"{path}: is a DuckDB file but no corpus; choose another path")
+        meta = dict(connection.execute("SELECT name, value FROM meta").fetchall())
+    if meta.get("format") != FORMAT:
+        raise RetrievalError(
+            f"{path}: is a corpus of format {meta.get('format')}, this Still has format {FORMAT}: "
+            "add the documents to a new file"
+        )
+    if meta.get("language") != language:
+        made_with = meta.get("language")
+        raise RetrievalError(f"{path}: was made with language={made_with!r}, not {language!r}: pass that, or a new file")

@@ -26,6 +26,14 @@ from .signatures import remote as _remote
 
 if TYPE_CHECKING:
     from .backends.lm import LM
+    from .backends.retrieval.corpus import Corpus, Document
+    from .backends.retrieval.dense import Dense
+    from .backends.retrieval.fuse import fuse
+    from .backends.retrieval.lexical import Lexical
+    from .backends.retrieval.multihop import MultiHop
+    from .backends.retrieval.pack import Pack
+    from .backends.retrieval.retrieve import Retrieve
+    from .backends.retrieval.rewrite import Rewrite
     from .compiler.audit import audit
     from .compiler.compile import compile, evaluate
     from .compiler.dataset import Dataset
@@ -35,11 +43,15 @@ if TYPE_CHECKING:
     from .compiler.ledger import Ledger
     from .compiler.load import load
     from .compiler.metrics import Score, close, exact, f1, json_fields, normalized, set_f1, span_f1
+    from .compiler.ranked import mrr, ndcg_at, recall_at
     from .compiler.weighted import weighted
+    from .compiler.weights_export import export_weights
     from .optimizers.budget import Budget
     from .signatures.bridge import Example, Prediction, configure, context
+    from .signatures.cited import Cited
     from .signatures.knob import Knob
     from .signatures.module import Module
+    from .signatures.passage import Passage
     from .signatures.predict import ChainOfThought, Predict
     from .signatures.remote import RemoteBackend
     from .signatures.signature import Input, Output, Signature
@@ -77,23 +89,48 @@ _LAZY = {
     "normalized": "compiler.metrics",
     "set_f1": "compiler.metrics",
     "span_f1": "compiler.metrics",
+    "Cited": "signatures.cited",
+    "Corpus": "backends.retrieval.corpus",
+    "Document": "backends.retrieval.corpus",
+    "Dense": "backends.retrieval.dense",
+    "Lexical": "backends.retrieval.lexical",
+    "fuse": "backends.retrieval.fuse",
+    "MultiHop": "backends.retrieval.multihop",
+    "Pack": "backends.retrieval.pack",
+    "Passage": "signatures.passage",
+    "Retrieve": "backends.retrieval.retrieve",
+    "Rewrite": "backends.retrieval.rewrite",
+    "mrr": "compiler.ranked",
+    "ndcg_at": "compiler.ranked",
+    "recall_at": "compiler.ranked",
     "judge": "compiler.judge",
     "weighted": "compiler.weighted",
+    "export_weights": "compiler.weights_export",
 }
 
 __all__ = [
     "LM",
     "Budget",
     "ChainOfThought",
+    "Cited",
+    "Corpus",
     "Dataset",
+    "Dense",
+    "Document",
     "Example",
     "Input",
     "Knob",
     "Ledger",
+    "Lexical",
     "Module",
+    "MultiHop",
     "Output",
+    "Pack",
+    "Passage",
     "Predict",
     "Prediction",
+    "Retrieve",
+    "Rewrite",
     "Score",
     "Signature",
     "audit",
@@ -106,12 +143,17 @@ __all__ = [
     "evaluate",
     "exact",
     "export_dspy",
+    "export_weights",
     "f1",
+    "fuse",
     "import_dspy",
     "json_fields",
     "judge",
     "load",
+    "mrr",
+    "ndcg_at",
     "normalized",
+    "recall_at",
     "set_f1",
     "span_f1",
     "weighted",

@@ -1,4 +1,4 @@
-"""The command line: `still demo | pull | compile | report | run | export | explain | ledger`."""
+"""The command line: `still demo | rag | multihop | pull | compile | report | run | export | explain | ledger`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import typer
 from rich.console import Console
 
 from .cli_compile import compile_, report
+from .cli_export import export
 from .cli_ledger import ledger
+from .cli_retrieval import register
 from .cli_shared import input_names, json_object, named_program, output, present_inputs
 from .errors import StillError
 
@@ -94,29 +96,7 @@ def run(
         print(json.dumps(to_jsonable_python(call(program, row).toDict()), ensure_ascii=False), flush=True)
 
 
-@app.command()
-def export(
-    artifact: Annotated[Path, typer.Argument(help="Artifact folder.")],
-    path: Annotated[Path, typer.Argument(help="File to write; it ends in .json.")],
-    to: Annotated[str, typer.Option(help="The format: dspy, the state that a DSPy program's load() reads.")] = "dspy",
-    program: Annotated[str, typer.Option(help="FILE.py:NAME of the program, where it is a module.")] = "",
-    lossy: Annotated[bool, typer.Option(help="Leave out what the format cannot say.")] = False,
-    allow_import: Annotated[bool, typer.Option(help="Import the program's class: runs its code.")] = False,
-) -> None:
-    """Write a compiled program for use without Still.
-
-    Example: still export router.still --to dspy router.json
-    """
-    from .compiler.artifact import read_artifact
-    from .compiler.dspy_state import export_dspy
-
-    if to != "dspy":
-        raise StillError(f"--to {to}: the only format is dspy")
-    compiled = read_artifact(artifact).program(named_program(program) if program else None, allow_import=allow_import)
-    written = export_dspy(compiled, path, lossy=lossy)
-    for loss in written.lost:
-        output.print(f"not in the file: {loss}", markup=False)
-    output.print(f"wrote {written.path}", markup=False)
+app.command()(export)
 
 
 @app.command()
@@ -161,6 +141,9 @@ def _print_costs(program: Any, inputs: str, lm: Any) -> None:
     for table in call_tables(program, json_object(inputs), lm):
         output.print()
         output.print(table)
+
+
+register(app)
 
 
 def main() -> None:

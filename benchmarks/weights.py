@@ -1,0 +1,114 @@
+"""Weights: what an adapter learns in minutes on a CPU, and what it saves.
+
+    python benchmarks/weights.py               three sets at O0, O2 and O3, and training throughput: hours
+    python benchmarks/weights.py --sets trec --systems still_O0 still_O3
+    python benchmarks/weights.py --quick       trec at O0 and O3, and throughput
+    python benchmarks/weights.py --cached      print what has been measured, measure nothing
+    python benchmarks/weights.py --json        rows as the last line
+
+`test` is the score on 500 test rows, read once at the end; `prompt_tokens` what a test row's prompt has; `train_seconds` the
+wall time of training steps, `compile_seconds` of all of the compile. O3 here is the pass `distil` alone, on all train rows
+(with labels it does not need what O2 found); O2 chooses among 100 train and 100 dev rows, as in compile.py. Case throughput:
+tokens a second of LoRA training on trec's rows, prompts included, beside trl's SFTTrainer with the same adapter, batch
+size and number format. `others` is the share of the machine's processors that other programs took.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from cells import cached, measure, print_metric, watched
+from compile_sets import is_there
+from typed_systems import version_of
+from weights_sets import SETS, task_of
+from weights_speed import SPEEDS
+
+SYSTEMS = ("still_O0", "still_O2", "still_O3")
+TIMEOUT = 3 * 3600
+O2_ROWS = 100
+
+
+def run_cell(case: str, system: str) -> dict[str, Any]:
+    """Measure one cell."""
+    if case == "throughput":
+        return SPEEDS[system]()
+    import still
+
+    task = task_of(case)
+    program, lm = still.Predict(task.signature), still.LM()
+    with tempfile.TemporaryDirectory() as folder:
+        ledger = Path(folder) / "ledger.duckdb"
+        with watched() as compiling:
+            compiled, trained = _compiled(program, task, system, lm, ledger)
+        row = still.evaluate(compiled, task.test, task.metric, lm=None if compiled is not program else lm, ledger=ledger)
+    return {
+        "test": row.score, "failures": row.failures, "prompt_tokens": row.tokens / row.examples,
+        **trained, "compile_seconds": compiling.seconds, "others": compiling.others,
+    }  # fmt: skip
+
+
+def _compiled(program: Any, task: Any, system: str, lm: Any, ledger: Path) -> tuple[Any, dict[str, Any]]:
+    import still
+    from still.optimizers.distil import RECORD, Distil
+
+    if system == "still_O0":
+        return program, {}
+    if system == "still_O2":
+        few = [still.Dataset(list(rows)[:O2_ROWS], inputs=rows.inputs) for rows in (task.train, task.dev)]
+        return still.compile(program, *few, task.metric, level="O2", lm=lm, ledger=ledger).program, {}
+    result = still.compile(program, task.train, task.dev, task.metric, level="O3", passes=[Distil()], lm=lm, ledger=ledger)
+    (record,) = [json.loads(file.read_text("utf-8")) for file in ledger.parent.glob(f"training/*/{RECORD}")]
+    told = {"train_seconds": record["seconds"], "train_tokens": record["tokens"], "train_rows": record["rows"]}
+    return result.program, {**told, "dev_scores": record["scores"]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cell", nargs=2, metavar=("CASE", "SYSTEM"), help="measure one cell and print its metrics")
+    parser.add_argument("--sets", nargs="+", default=[*SETS, "throughput"], choices=[*SETS, "throughput"], metavar="SET")
+    parser.add_argument("--systems", nargs="+", default=list(SYSTEMS), choices=SYSTEMS, metavar="SYSTEM")
+    parser.add_argument("--quick", action="store_true", help="the quick selection")
+    parser.add_argument("--cached", action="store_true", help="measure nothing")
+    parser.add_argument("--fresh", action="store_true", help="measure again what is cached")
+    parser.add_argument("--json", action="store_true", help="print the rows as the last line")
+    options = parser.parse_args()
+    if options.cell:
+        print(json.dumps(run_cell(*options.cell)), flush=True)
+        return
+    rows = []
+    for case, system in _cells(options):
+        made = version_of("still_O0") or ""
+        if options.cached:
+            row = cached(Path(__file__), case, system, made)
+        else:
+            row = measure(Path(__file__), case, system, made, options.fresh, TIMEOUT)
+        if row is not None:
+            rows.append(row)
+            print(case, system, row["metrics"], flush=True)
+    for metric in ("test", "prompt_tokens", "train_seconds", "tokens_per_second"):
+        having = [row for row in rows if metric in row["metrics"]]
+        if having:
+            print_metric(having, metric)
+    if options.json:
+        print(json.dumps(rows))
+
+
+def _cells(options: argparse.Namespace) -> list[tuple[str, str]]:
+    sets, systems = (["trec", "throughput"], ["still_O0", "still_O3"]) if options.quick else (options.sets, options.systems)
+    found = []
+    for case in sets:
+        if case == "throughput":
+            found += [(case, system) for system in SPEEDS]
+        elif is_there(case):
+            found += [(case, system) for system in systems]
+        else:
+            print(f"{case}: its data is not here; set STILL_DATA to the folder that has it")
+    return found
+
+
+if __name__ == "__main__":
+    main()

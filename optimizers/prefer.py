@@ -1,0 +1,104 @@
+"""Prefer: from several answers to an example, the distilled program learns which one the metric likes better."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..errors import TrainingError
+from ..signatures.bridge import Module
+from .candidate import Candidate
+from .context import EvaluationContext, Forecast, PassResult
+from .racing import race
+from .tuning import Tuned, kept, with_adapter
+from .weights.dpo import DpoSettings, train_dpo
+from .weights.pairs import Pair, Scored, ranked_pairs
+from .weights.rows import answer_end
+from .weights.student import Precision
+
+RECORD = "record.json"
+MIN_PAIRS = 8
+
+
+@dataclass(frozen=True)
+class Prefer:
+    """Direct preference optimization from where `distil` ended: the engine samples answers to train examples with the
+    adapter, the metric ranks them, pairs of a better and a worse one are learned. Kept only if dev says so; where there is
+    nothing to prefer, or training fails, a note says why.
+
+    examples: at most so many are sampled from. samples: answers to each, at `temperature`. margin: least difference of
+    scores in a pair.
+    """
+
+    settings: DpoSettings = field(default_factory=lambda: DpoSettings(loss={"sigmoid": 1.0, "sft": 0.2}))
+    examples: int = 600
+    samples: int = 6
+    temperature: float = 1.0
+    margin: float = 0.1
+    precision: Precision = "bf16"
+
+    name = "prefer"
+
+    def run(self, program: Module, baseline: Candidate, context: EvaluationContext) -> PassResult:
+        """Sample, rank, train, and race the result against what it started from."""
+        try:
+            return self._run(program, baseline, context)
+        except (TrainingError, MemoryError) as error:
+            return PassResult(baseline, (), (f"prefer: {error or 'out of memory'}; {baseline.name} stays",))
+
+    def forecast(self, program: Module, baseline: Candidate, context: EvaluationContext) -> Forecast:
+        """One evaluation, if there is something to go on from. Sampling and training are not in it."""
+        return Forecast((), (baseline,))
+
+    def _run(self, program: Module, baseline: Candidate, context: EvaluationContext) -> PassResult:
+        tuned = Tuned.of(baseline, program)
+        parts = [tuned.adapter.digest, self, context.seed, [sorted(e.items(), key=str) for e in context.train]]
+        folder = context.folder / hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+        told = self._trained(tuned, program, folder, context)
+        preferred = with_adapter(baseline, folder / "best", "preferred")
+        ahead = race(program, [baseline, preferred], context)
+        return PassResult(kept(ahead, preferred), tuple(ahead), (f"prefer: {told}",))
+
+    def _trained(self, tuned: Tuned, program: Module, folder: Path, context: EvaluationContext) -> str:
+        """Train unless it was done before. Returns what to say of it."""
+        try:
+            return str(json.loads((folder / RECORD).read_text("utf-8"))["told"])
+        except (OSError, ValueError, KeyError):
+            pass
+        pairs = self._pairs(tuned, program, context)
+        if len(pairs) < MIN_PAIRS:
+            raise TrainingError(f"{len(pairs)} pairs of a better and a worse answer, at least {MIN_PAIRS} are needed")
+        context.report("loading the student")
+        student = tuned.student(context.lm.local.model, self.settings.seed, self.precision)
+        record = train_dpo(
+            student, pairs, self.settings,
+            lambda step: context.report(f"preferring, step {step.step}/{step.steps}, {step.remaining:.0f} s left"),
+        )  # fmt: skip
+        student.save(folder / "best")
+        told = (
+            f"{record.pairs} pairs, {len(record.steps)} steps in {record.seconds:.0f} s; pairs told apart "
+            f"{record.accuracies[0]:.2f} in the first step, {record.accuracies[-1]:.2f} in the last"
+        )
+        (folder / RECORD).write_text(json.dumps({"told": told}), "utf-8")
+        return told
+
+    def _pairs(self, tuned: Tuned, program: Module, context: EvaluationContext) -> list[Pair]:
+        from ..backends.engine import release_team
+        from .weights.reward import EngineRollouts
+
+        engine = context.lm.local.engine
+        indices = list(range(len(context.train)))
+        random.Random(context.seed).shuffle(indices)
+        rollouts = EngineRollouts(engine, end_token=answer_end(engine.model.tokenizer))
+        release_team()
+        groups: list[list[Scored]] = []
+        chosen = indices[: self.examples]
+        for begin in range(0, len(chosen), 50):
+            context.report(f"sampling answers, {begin}/{len(chosen)} examples")
+            tasks = tuned.tasks(program, context, chosen[begin : begin + 50])
+            drawn = rollouts.sample(tasks, Path(tuned.adapter.path), self.samples, self.temperature, context.seed + begin)
+            groups += [[Scored(sample.row, sample.reward) for sample in group] for group in drawn]
+        return ranked_pairs(groups, margin=self.margin, seed=context.seed)

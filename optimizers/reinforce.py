@@ -1,0 +1,82 @@
+"""Reinforce: the distilled program answers, the metric rewards, again and again with the adapter as it then is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..errors import TrainingError
+from ..signatures.bridge import Module
+from .candidate import Candidate
+from .context import EvaluationContext, Forecast, PassResult
+from .racing import race
+from .tuning import Tuned, kept, with_adapter
+from .weights.grpo import GrpoSettings, GrpoStep, train_grpo
+from .weights.rows import answer_end
+from .weights.student import Precision
+
+RECORD = "record.json"
+
+
+@dataclass(frozen=True)
+class Reinforce:
+    """Group-relative policy optimization from where an earlier weight pass ended. Kept only if dev says so. Not part of a
+    level: it samples in every step, which takes longer than `prefer`; for metrics that know more than right and wrong.
+    """
+
+    settings: GrpoSettings = field(default_factory=GrpoSettings)
+    precision: Precision = "bf16"
+
+    name = "reinforce"
+
+    def run(self, program: Module, baseline: Candidate, context: EvaluationContext) -> PassResult:
+        """Train, and race the result against what it started from."""
+        try:
+            return self._run(program, baseline, context)
+        except (TrainingError, MemoryError) as error:
+            return PassResult(baseline, (), (f"reinforce: {error or 'out of memory'}; {baseline.name} stays",))
+
+    def forecast(self, program: Module, baseline: Candidate, context: EvaluationContext) -> Forecast:
+        """One evaluation, if there is something to go on from. Sampling and training are not in it."""
+        return Forecast((), (baseline,))
+
+    def _run(self, program: Module, baseline: Candidate, context: EvaluationContext) -> PassResult:
+        tuned = Tuned.of(baseline, program)
+        parts = [tuned.adapter.digest, self, [sorted(e.items(), key=str) for e in context.train]]
+        folder = context.folder / hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+        told = self._trained(tuned, program, folder, context)
+        reinforced = with_adapter(baseline, folder / "best", "reinforced")
+        ahead = race(program, [baseline, reinforced], context)
+        return PassResult(kept(ahead, reinforced), tuple(ahead), (f"reinforce: {told}",))
+
+    def _trained(self, tuned: Tuned, program: Module, folder: Path, context: EvaluationContext) -> str:
+        """Train unless it was done before. Returns what to say of it."""
+        from .weights.reward import EngineRollouts
+
+        try:
+            return str(json.loads((folder / RECORD).read_text("utf-8"))["told"])
+        except (OSError, ValueError, KeyError):
+            pass
+        engine = context.lm.local.engine
+        tasks = tuned.tasks(program, context, range(len(context.train)))
+        context.report("loading the student")
+        student = tuned.student(context.lm.local.model, self.settings.seed, self.precision)
+
+        def shown(step: GrpoStep) -> None:
+            context.report(f"reinforcing, step {step.step}/{step.steps}, reward {step.reward:.3f}")
+
+        rollouts = EngineRollouts(engine, end_token=answer_end(engine.model.tokenizer))
+        record = train_grpo(student, tasks, rollouts, self.settings, shown)
+        student.save(folder / "best")
+        rewards = [step.reward for step in record.steps]
+        ends = max(1, len(rewards) // 5)
+        mismatches = [step.mismatch for step in record.steps if step.mismatch is not None]
+        told = (
+            f"{len(rewards)} steps, mean reward of the first {ends} {sum(rewards[:ends]) / ends:.3f}, of the last "
+            f"{sum(rewards[-ends:]) / ends:.3f}; log-probabilities of engine and student differ by "
+            f"{sum(mismatches) / max(1, len(mismatches)):.3f} a token"
+        )
+        (folder / RECORD).write_text(json.dumps({"told": told}), "utf-8")
+        return told

@@ -1,0 +1,84 @@
+"""What passes that train weights have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import TrainingError
+from ..signatures.bridge import Module, Prediction
+from ..signatures.executor import AdapterFolder
+from ..signatures.layout import lower
+from .candidate import Candidate
+from .context import EvaluationContext, Standing
+from .weights.lora import Lora
+from .weights.student import Precision, Student
+
+if TYPE_CHECKING:
+    from .weights.reward import Task
+
+
+def with_adapter(candidate: Candidate, folder: Path, name: str) -> Candidate:
+    """The candidate with all its predictors answering with the adapter in a PEFT folder."""
+    from ..backends.models import adapter_digest
+
+    adapter = AdapterFolder(adapter_digest(folder), str(folder))
+    states = {key: replace(state, adapter=adapter) for key, state in candidate.states.items()}
+    return replace(candidate, name=name, states=states)
+
+
+def asked_signature(predictor: Any) -> Any:
+    """What a call of the predictor runs."""
+    return getattr(predictor, "effective_signature", predictor.signature)
+
+
+def kept(ahead: Sequence[Standing], trained: Candidate) -> Candidate:
+    """The better one; where they are even, the trained one."""
+    own = next(standing for standing in ahead if standing.candidate is trained)
+    return trained if own.dropped is None and own.mean >= ahead[0].mean else ahead[0].candidate
+
+
+@dataclass(frozen=True, slots=True)
+class Tuned:
+    """A candidate that answers with trained weights, of a program with one predictor."""
+
+    candidate: Candidate
+    predictor: str
+    adapter: AdapterFolder
+
+    @classmethod
+    def of(cls, candidate: Candidate, program: Module) -> Tuned:
+        """Raises `TrainingError` where there is nothing to go on from."""
+        names = [name for name, _ in program.named_predictors()]
+        adapters = {name: state.adapter for name, state in candidate.states.items() if state.adapter is not None}
+        if not adapters:
+            raise TrainingError("nothing was distilled that it could go on from")
+        if len(names) != 1:
+            raise TrainingError(f"answers are sampled for programs of one predictor, this one has {len(names)}")
+        return cls(candidate, names[0], adapters[names[0]])
+
+    def student(self, model: str, seed: int, precision: Precision) -> Student:
+        """A student at the adapter as it is."""
+        folder = Path(self.adapter.path)
+        student = Student.open(model, Lora.read(folder), seed, precision=precision)
+        student.load(folder)
+        return student
+
+    def tasks(self, program: Module, context: EvaluationContext, indices: Sequence[int]) -> list[Task]:
+        """Prompts of train examples, with the metric as reward."""
+        from .weights.reward import plan_task
+
+        (_, predictor), *_ = self.candidate.apply(program).named_predictors()
+        plan, prompter = lower(asked_signature(predictor)), context.lm.local.prompter
+        made = []
+        for i in indices:
+            example = context.train[i]
+            inputs = {field: example.get(field) for field in plan.slots}
+
+            def reward(values: dict[str, Any], example: Any = example) -> float:
+                return context.score(example, Prediction(**values))
+
+            made.append(plan_task(plan.bound(inputs), inputs, prompter, reward, key=str(i), predictor=self.predictor))
+        return made

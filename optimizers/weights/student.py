@@ -1,0 +1,149 @@
+"""The model that learns: a transformers model made from the weights that the engine runs, with a LoRA adapter by PEFT."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
+
+from ...errors import TrainingError
+from .lora import Lora
+from .row import Row
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Precision = Literal["bf16", "fp32", "nf4"]
+"""Of the frozen base: bfloat16; float32; NF4 with double quantization (QLoRA, Dettmers et al., 2023), computed in
+bfloat16. The adapter itself and its optimizer are float32 always."""
+
+
+class Student:
+    """Weights are the source's, dequantized where they are blocks, not those that the engine quantized: an adapter that was
+    trained beside them is used beside any quantization."""
+
+    def __init__(self, network: Any, precision: Precision) -> None:
+        self.network, self.precision = network, precision
+        self._device = next(network.parameters()).device
+
+    @classmethod
+    def open(cls, model: str, lora: Lora | None = None, seed: int = 0, *, precision: Precision = "bf16") -> Self:
+        """The model (a short name, hub id, folder or GGUF file) with a fresh adapter, on CUDA where there is one.
+
+        Raises `TrainingError` where a package is missing or the precision is not known, `ModelError` for a model that cannot
+        be read or has no class in transformers.
+        """
+        if precision not in get_args(Precision):
+            raise TrainingError(f"precision={precision!r}: use one of {', '.join(get_args(Precision))}")
+        try:
+            import torch
+            from peft import get_peft_model
+        except ImportError as error:
+            raise TrainingError(f"training needs {error.name}: pip install peft") from error
+        base = _base(model, precision)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            network = get_peft_model(base, (lora or Lora()).config())
+        network.train()
+        return cls(network, precision)
+
+    def parameters(self) -> list[Tensor]:
+        """What is trained, always in the same order, float32."""
+        return [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+
+    def token_logprobs(self, rows: Sequence[Row]) -> list[Tensor]:
+        """For each row the natural log-probabilities of its loss tokens, float32 [loss tokens], differentiable."""
+        import torch
+
+        width = max(len(row.tokens) for row in rows)
+        ids = torch.zeros(len(rows), width, dtype=torch.long)
+        loss = torch.zeros(len(rows), width, dtype=torch.bool)
+        for i, row in enumerate(rows):
+            ids[i, : len(row.tokens)] = torch.tensor(row.tokens)
+            loss[i, : len(row.tokens)] = torch.tensor(row.loss)
+        if loss[:, 0].any():
+            raise TrainingError("a row has loss on its first token, which nothing precedes: begin it with a prompt")
+        ids, loss = ids.to(self._device), loss[:, 1:].to(self._device)
+        with self._autocast():
+            # Rows are filled up at their right end, which a causal model's earlier positions never see: no mask is needed.
+            inner = self.network.base_model.model
+            hidden = inner.model(input_ids=ids, use_cache=False).last_hidden_state
+            logits = inner.lm_head(hidden[:, :-1][loss])  # the head only where there is loss
+        chosen = torch.log_softmax(logits.float(), dim=-1).gather(1, ids[:, 1:][loss][:, None])[:, 0]
+        return list(torch.split(chosen, [row.decided for row in rows]))
+
+    def reference(self, rows: Sequence[Row]) -> list[Tensor]:
+        """The same of the student as it is now, without gradients."""
+        import torch
+
+        self.network.eval()
+        try:
+            with torch.no_grad():
+                return self.token_logprobs(rows)
+        finally:
+            self.network.train()
+
+    def save(self, folder: Path) -> Path:
+        """Write the adapter as a PEFT folder, which the engine and PEFT read."""
+        folder.mkdir(parents=True, exist_ok=True)
+        # The base is part of no path: the folder is the same wherever it was trained.
+        self.network.peft_config["default"].base_model_name_or_path = None
+        self.network.save_pretrained(folder)
+        (folder / "README.md").unlink(missing_ok=True)
+        return folder
+
+    def load(self, folder: Path) -> None:
+        """Take the adapter's weights from a PEFT folder of the same shape."""
+        from peft import set_peft_model_state_dict
+        from safetensors.torch import load_file
+
+        try:
+            found: Any = set_peft_model_state_dict(self.network, load_file(folder / "adapter_model.safetensors"))
+        except (OSError, RuntimeError) as error:
+            raise TrainingError(f"{folder}: its adapter does not fit this student ({error}): train anew") from error
+        if found.unexpected_keys:
+            raise TrainingError(f"{folder}: its adapter has {found.unexpected_keys[0]}, which this student has not")
+
+    @contextmanager
+    def _autocast(self) -> Iterator[None]:
+        import torch
+
+        low = self.precision != "fp32"
+        with torch.autocast(self._device.type, torch.bfloat16) if low else nullcontext():
+            yield
+
+
+def _base(model: str, precision: Precision) -> Any:
+    """The frozen base. It goes through a folder of its own, which is what transformers reads whatever the source is."""
+    import torch
+    import transformers
+
+    from ...backends.export import export_model
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    options: dict[str, Any] = {"dtype": torch.float32 if precision == "fp32" else torch.bfloat16}
+    if precision == "nf4":
+        options["quantization_config"] = _nf4()
+    with tempfile.TemporaryDirectory(prefix="still-base-") as place:
+        folder = Path(place) / "model"
+        export_model(model, folder, "hf", precision="f32" if precision == "fp32" else "bf16")
+        transformers.utils.logging.disable_progress_bar()
+        base = transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="sdpa", **options)
+    for parameter in base.parameters():
+        parameter.requires_grad_(False)
+    return base.to(device) if precision != "nf4" else base
+
+
+def _nf4() -> Any:
+    import torch
+    import transformers
+
+    try:
+        import bitsandbytes  # noqa: F401  # transformers' own message names versions we do not support
+    except ImportError as error:
+        raise TrainingError("precision='nf4' needs bitsandbytes: pip install 'still[qlora]'") from error
+    return transformers.BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.bfloat16
+    )

@@ -1,0 +1,59 @@
+"""Preference and reinforcement as passes over a distilled program."""
+
+import pytest
+import still
+from still.optimizers.distil import Distil
+from still.optimizers.prefer import Prefer
+from still.optimizers.reinforce import Reinforce
+from still.optimizers.weights.dpo import DpoSettings
+from still.optimizers.weights.grpo import GrpoSettings
+from still.optimizers.weights.lora import Lora
+from still.optimizers.weights.sft import SftSettings
+from test_weights_sft import Size, data
+from weights_toys import write_base
+
+BEGUN = Distil(Lora(r=8, alpha=16), SftSettings(epochs=4, batch=8, learning_rate=6e-3), precision="fp32")
+PREFER = Prefer(DpoSettings(learning_rate=5e-3, epochs=4, batch=8), precision="fp32")
+REINFORCE = Reinforce(GrpoSettings(steps=60, learning_rate=2e-3, beta=0.0), precision="fp32")
+
+
+@pytest.fixture(scope="module")
+def lm(tmp_path_factory):
+    folder = write_base(tmp_path_factory.mktemp("passes") / "base", max_position_embeddings=512)
+    return still.LM(str(folder), quantization="fp32")
+
+
+def compiled(lm, folder, *passes):
+    train, dev = data(0)
+    where = folder / "ledger.duckdb"
+    return still.compile(still.Predict(Size), train, dev, passes=passes, lm=lm, ledger=where, progress=False)
+
+
+@pytest.mark.parametrize(("step", "name"), [(PREFER, "preferred"), (REINFORCE, "reinforced")])
+def test_a_pass_goes_on_from_what_was_distilled(lm, tmp_path, step, name, monkeypatch):
+    result = compiled(lm, tmp_path, BEGUN, step)
+    rows = {each.name: each for each in result.report.rows}
+    note = next(note for note in result.report.notes if note.startswith(step.name))
+    assert name in rows, note
+    assert rows[name].score > rows["distilled"].score + 0.1, note
+    assert result.report.winner == name
+    asked = [example["digits"] for example in data(0)[1]]
+    loaded = still.load(result.save(tmp_path / "size.still"))
+    assert [loaded(digits=each).kind for each in asked] == [result.program(digits=each).kind for each in asked]
+    monkeypatch.setattr("still.optimizers.tuning.Student.open", None)  # trained once
+    assert compiled(lm, tmp_path, BEGUN, step).digest == result.digest
+
+
+@pytest.mark.parametrize("step", [PREFER, REINFORCE])
+def test_without_an_adapter_there_is_nothing_to_go_on_from(lm, tmp_path, step):
+    result = compiled(lm, tmp_path, step)
+    assert result.report.winner == "baseline"
+    assert any("nothing was distilled" in note for note in result.report.notes)
+
+
+def test_where_all_answers_are_right_there_is_nothing_to_prefer(lm, tmp_path):
+    perfect = Distil(
+        Lora(r=8, alpha=16), SftSettings(epochs=16, batch=8, learning_rate=1e-2, patience=16), precision="fp32"
+    )
+    result = compiled(lm, tmp_path, perfect, Prefer(precision="fp32", samples=2, temperature=0.05))
+    assert any("prefer: 0 pairs" in note for note in result.report.notes), result.report.notes

@@ -22,7 +22,7 @@ def _train_rows() -> list[Any]:
     task = task_of("trec")
     lm = still.LM(MODEL)
     writer = RowWriter(lm.local.engine, lm.local.prompter)
-    plan = lower(task.signature.with_instructions(" ").with_updated_fields("kind", describe=False))
+    plan = lower(task.signature.with_updated_fields("kind", describe=False).with_instructions(" "))
     rows = [writer.write(plan, example, example) for example in list(task.train)[: BATCH * (STEPS + WARM)]]
     lm.local.engine.close()
     return rows

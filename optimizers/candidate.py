@@ -17,6 +17,7 @@ from ..signatures.bridge import Module
 from ..signatures.executor import AdapterFolder
 from ..signatures.knob import set_knobs
 from ..signatures.predict import plan_predictors
+from ..signatures.signature import with_instructions
 from .nearest import NearestDemonstrations
 from .own_copy import own_copy
 
@@ -109,12 +110,13 @@ class Candidate:
             predictor.demos = (
                 demonstrations if state.nearest is None else NearestDemonstrations(demonstrations, state.nearest)
             )
-            if state.instructions is not None:
-                predictor.signature = predictor.signature.with_instructions(state.instructions)
-            if state.adapter is not None:
-                predictor.config = {**predictor.config, "adapter": state.adapter}
+            instructions = predictor.signature.instructions if state.instructions is None else state.instructions
             for output, given in state.fields.items():
                 predictor.signature = predictor.signature.with_updated_fields(output, **given)
+            if state.fields or state.instructions is not None:
+                predictor.signature = with_instructions(predictor.signature, instructions)
+            if state.adapter is not None:
+                predictor.config = {**predictor.config, "adapter": state.adapter}
         set_knobs(variant, dict(self.knobs))
         return variant
 

@@ -113,8 +113,7 @@ def _bare(program: Module, baseline: Candidate) -> Candidate:
         fields: dict[str, dict[str, Any]] = {output: {"describe": False} for output in outputs}
         if "reasoning" in outputs and len(outputs) > 1:
             fields["reasoning"]["written"] = False
-        # One space: dspy would fill in a default for an empty text.
-        states[name] = PredictorState(instructions=" ", fields=fields)
+        states[name] = PredictorState(instructions="", fields=fields)
     knobs = {path: value for path, value in baseline.knobs.items() if path.split(".")[-1] not in ("reasoning", "samples")}
     return Candidate("bare", Distil.name, states, knobs)
 

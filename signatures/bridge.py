@@ -24,8 +24,6 @@ context = settings.context
 """`with context(lm=..., adapter=...):` settings for this thread (or task) and what it starts."""
 configure = settings.configure
 """`configure(lm=...)`: settings for every thread; only the thread that called it first may call it again."""
-configure = settings.configure
-"""Settings for the whole process; `context` overrides them."""
 
 __all__ = [
     "LM",

@@ -10,11 +10,11 @@ from typing import Any, Generic, Never, TypeVar, cast, overload
 from pydantic.fields import FieldInfo
 
 from .adapter import PlanAdapter, prepare_stream
-from .bridge import DspyChainOfThought, DspyPredict, OutputField, context, settings
+from .bridge import DspyChainOfThought, DspyPredict, OutputField, context, ensure_signature, settings
 from .knob import Knob
 from .page import Page
 from .prediction import prediction
-from .signature import Signature
+from .signature import Signature, with_instructions
 from .stream import AsyncPieceStream, PieceStream
 from .vote import majority
 
@@ -47,11 +47,14 @@ def with_reasoning(signature: Any) -> Any:
 # Kept: a plan is kept by its signature, and a new class for every call would have none.
 @lru_cache(maxsize=256)
 def _effective(signature: Any, reasoning: bool) -> Any:
+    signature = ensure_signature(signature)  # a call may give one as text
+    given = signature
     for name, field in signature.output_fields.items():
         extra = field.json_schema_extra
         if isinstance(extra, dict) and extra.get("written") is False:
             signature = signature.delete(name)
-    return with_reasoning(signature) if reasoning else signature
+    signature = with_reasoning(signature) if reasoning else signature
+    return signature if signature is given else with_instructions(signature, given.instructions)
 
 
 class Predict(Page, DspyPredict, Generic[S]):  # type: ignore[misc]  # dspy ships no types

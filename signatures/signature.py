@@ -15,10 +15,18 @@ from .fields import Input, Output
 from .fieldset import scorings, special_fields
 from .lowering import lower_type
 
-__all__ = ["Input", "Output", "Signature", "check_signature"]
+__all__ = ["Input", "Output", "Signature", "check_signature", "with_instructions"]
+
+NO_INSTRUCTIONS = " "
+"""dspy fills in a default for an empty text, also where it edits the fields of a signature that has none."""
 
 # dspy.Predict takes these out of the inputs of a call.
 _RESERVED = frozenset({"signature", "new_signature", "demos", "config", "lm"})
+
+
+def with_instructions(signature: Any, instructions: str) -> Any:
+    """The signature with these instructions, none where they are blank."""
+    return signature.with_instructions(instructions if instructions.strip() else NO_INSTRUCTIONS)
 
 
 def check_signature(signature: Any) -> None:

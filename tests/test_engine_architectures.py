@@ -195,6 +195,8 @@ def test_gemma_3_270m_reads_and_writes(monkeypatch):
         assert -np.mean(logprobs) < 5.0
         assert -np.mean(logprobs[550:]) < 5.0
         fibonacci = [model.tokenizer.bos_id, *encode("def fibonacci(n):\n    if n <= 1:\n        return n\n    return")]
-        assert "fibonacci(n-1) + fibonacci(n-2)" in engine.generate(fibonacci, max_tokens=20).text
+        written = engine.generate(fibonacci, max_tokens=20).text
+        # With and without spaces are about as likely: which it is depends on the machine's kernels.
+        assert "fibonacci(n-1)+fibonacci(n-2)" in written.replace(" ", "")
         weather = [model.tokenizer.bos_id, *encode("Monday, Tuesday, Wednesday, Thursday,")]
         assert engine.generate(weather, max_tokens=2).text.strip().startswith("Friday")

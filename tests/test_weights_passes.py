@@ -1,4 +1,10 @@
-"""Preference and reinforcement as passes over a distilled program."""
+"""Preference and reinforcement as passes over a distilled program.
+
+`python tests/test_weights_passes.py` writes the fixtures of passes that train anew, see test_pass_fixtures.py.
+"""
+
+import tempfile
+from pathlib import Path
 
 import pytest
 import still
@@ -9,6 +15,7 @@ from still.optimizers.weights.dpo import DpoSettings
 from still.optimizers.weights.grpo import GrpoSettings
 from still.optimizers.weights.lora import Lora
 from still.optimizers.weights.sft import SftSettings
+from test_pass_fixtures import FOLDER, compare, page, shown
 from test_weights_sft import Size, data
 from weights_toys import write_base
 
@@ -17,10 +24,13 @@ PREFER = Prefer(DpoSettings(learning_rate=5e-3, epochs=4, batch=8), precision="f
 REINFORCE = Reinforce(GrpoSettings(steps=60, learning_rate=2e-3, beta=0.0), precision="fp32")
 
 
+def toy_lm(folder):
+    return still.LM(str(write_base(folder, max_position_embeddings=512)), quantization="fp32")
+
+
 @pytest.fixture(scope="module")
 def lm(tmp_path_factory):
-    folder = write_base(tmp_path_factory.mktemp("passes") / "base", max_position_embeddings=512)
-    return still.LM(str(folder), quantization="fp32")
+    return toy_lm(tmp_path_factory.mktemp("passes") / "base")
 
 
 def compiled(lm, folder, *passes):
@@ -42,6 +52,12 @@ def test_a_pass_goes_on_from_what_was_distilled(lm, tmp_path, step, name, monkey
     assert [loaded(digits=each).kind for each in asked] == [result.program(digits=each).kind for each in asked]
     monkeypatch.setattr("still.optimizers.tuning.Student.open", None)  # trained once
     assert compiled(lm, tmp_path, BEGUN, step).digest == result.digest
+    compare(step.name, rendered(result))
+    compare(BEGUN.name, rendered(compiled(lm, tmp_path, BEGUN)))
+
+
+def rendered(result):
+    return page(shown(still.Predict(Size)), shown(result.program))
 
 
 @pytest.mark.parametrize("step", [PREFER, REINFORCE])
@@ -57,3 +73,10 @@ def test_where_all_answers_are_right_there_is_nothing_to_prefer(lm, tmp_path):
     )
     result = compiled(lm, tmp_path, perfect, Prefer(precision="fp32", samples=2, temperature=0.05))
     assert any("prefer: 0 pairs" in note for note in result.report.notes), result.report.notes
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as temporary:
+        for case in (BEGUN, PREFER, REINFORCE):
+            written = compiled(toy_lm(Path(temporary) / case.name), Path(temporary), *dict.fromkeys((BEGUN, case)))
+            (FOLDER / f"{case.name}.txt").write_text(rendered(written), "utf-8")

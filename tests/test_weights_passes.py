@@ -19,7 +19,7 @@ from test_pass_fixtures import FOLDER, compare, page, shown
 from test_weights_sft import Size, data
 from weights_toys import write_base
 
-BEGUN = Distil(Lora(r=8, alpha=16), SftSettings(epochs=4, batch=8, learning_rate=6e-3), precision="fp32")
+BEGUN = Distil(Lora(r=8, alpha=16), SftSettings(epochs=3, batch=8, learning_rate=6e-3), precision="fp32")
 PREFER = Prefer(DpoSettings(learning_rate=5e-3, epochs=4, batch=8), precision="fp32")
 REINFORCE = Reinforce(GrpoSettings(steps=60, learning_rate=2e-3, beta=0.0), precision="fp32")
 

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 from ...errors import TrainingError
+from .adapted import adapt
+from .layout import Layout, attention
 from .lora import Lora
 from .row import Row
 
@@ -27,6 +29,7 @@ class Student:
     def __init__(self, network: Any, precision: Precision) -> None:
         self.network, self.precision = network, precision
         self._device = next(network.parameters()).device
+        self._adapted = adapt(network)
 
     @classmethod
     def open(cls, model: str, lora: Lora | None = None, seed: int = 0, *, precision: Precision = "bf16") -> Self:
@@ -57,21 +60,16 @@ class Student:
         """For each row the natural log-probabilities of its loss tokens, float32 [loss tokens], differentiable."""
         import torch
 
-        width = max(len(row.tokens) for row in rows)
-        ids = torch.zeros(len(rows), width, dtype=torch.long)
-        loss = torch.zeros(len(rows), width, dtype=torch.bool)
-        for i, row in enumerate(rows):
-            ids[i, : len(row.tokens)] = torch.tensor(row.tokens)
-            loss[i, : len(row.tokens)] = torch.tensor(row.loss)
-        if loss[:, 0].any():
+        if any(row.loss[0] for row in rows):
             raise TrainingError("a row has loss on its first token, which nothing precedes: begin it with a prompt")
-        ids, loss = ids.to(self._device), loss[:, 1:].to(self._device)
+        layout = Layout.of(rows, self._device)
         with self._autocast():
-            # Rows are filled up at their right end, which a causal model's earlier positions never see: no mask is needed.
             inner = self.network.base_model.model
-            hidden = inner.model(input_ids=ids, use_cache=False).last_hidden_state
-            logits = inner.lm_head(hidden[:, :-1][loss])  # the head only where there is loss
-        chosen = torch.log_softmax(logits.float(), dim=-1).gather(1, ids[:, 1:][loss][:, None])[:, 0]
+            hidden = inner.model(
+                input_ids=layout.ids[None], position_ids=layout.depths[None], use_cache=False, layout=layout
+            ).last_hidden_state
+            logits = inner.lm_head(hidden[0, layout.parents])  # the head only where there is loss
+        chosen = torch.log_softmax(logits.float(), dim=-1)[layout.asked, layout.targets]
         return list(torch.split(chosen, [row.decided for row in rows]))
 
     def reference(self, rows: Sequence[Row]) -> list[Tensor]:
@@ -110,7 +108,7 @@ class Student:
     def _autocast(self) -> Iterator[None]:
         import torch
 
-        low = self.precision != "fp32"
+        low = self.precision != "fp32" and not self._adapted
         with torch.autocast(self._device.type, torch.bfloat16) if low else nullcontext():
             yield
 
@@ -122,6 +120,7 @@ def _base(model: str, precision: Precision) -> Any:
 
     from ...backends.export import export_model
 
+    transformers.AttentionInterface.register("still_rows", attention)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     options: dict[str, Any] = {"dtype": torch.float32 if precision == "fp32" else torch.bfloat16}
     if precision == "nf4":
@@ -130,7 +129,7 @@ def _base(model: str, precision: Precision) -> Any:
         folder = Path(place) / "model"
         export_model(model, folder, "hf", precision="f32" if precision == "fp32" else "bf16")
         transformers.utils.logging.disable_progress_bar()
-        base = transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="sdpa", **options)
+        base = transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="still_rows", **options)
     for parameter in base.parameters():
         parameter.requires_grad_(False)
     return base.to(device) if precision != "nf4" else base

@@ -1,63 +1,19 @@
 """The student's step, which is not PEFT's: trees of tokens, halves of batches, one operation per adapted layer."""
 
+import shutil
+
 import peft
 import pytest
 import torch
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from still.optimizers.weights.adapted import adapted
+from still.optimizers.weights.adapted import adapted_linear
 from still.optimizers.weights.lanes import in_lanes
 from still.optimizers.weights.lora import Lora
 from still.optimizers.weights.row import Row
 from still.optimizers.weights.student import Student
-from still.optimizers.weights.tree import TokenTree, plant
-from weights_toys import open_student, write_base
-
-
-@st.composite
-def rows(draw, letters=3, longest=12):
-    tokens = draw(st.lists(st.integers(0, letters - 1), min_size=1, max_size=longest))
-    loss = draw(st.lists(st.booleans(), min_size=len(tokens) - 1, max_size=len(tokens) - 1))
-    return Row(tuple(tokens), (False, *loss))
-
-
-@given(st.lists(rows(), min_size=1, max_size=12))
-def test_a_tree_has_a_node_per_beginning_and_every_node_sees_its_ancestors(drawn):
-    (tree,) = plant(drawn, 1000)
-    texts = []
-    for token, parent, position in zip(tree.tokens, tree.parents, tree.positions, strict=True):
-        texts.append((*(texts[parent] if parent >= 0 else ()), token))
-        assert position == len(texts[-1]) - 1
-    assert sorted(texts) == sorted({row.tokens[: i + 1] for row in drawn for i in range(len(row.tokens))})
-    visible = tree.visible(len(texts) + 2)
-    for node, text in enumerate(texts):
-        seen = {texts[other] for other in range(len(texts)) if visible[node, other]}
-        assert seen == {text[: i + 1] for i in range(len(text))}
-    assert visible[-2:].nonzero().tolist() == [[0, len(texts)], [1, len(texts) + 1]]
-    asked = [(row.tokens[:i], row.tokens[i]) for row in drawn for i in range(len(row.tokens)) if row.loss[i]]
-    assert [(texts[node], token) for node, token in tree.decisions] == asked
-
-
-@given(st.lists(rows(), min_size=1, max_size=12), st.integers(1, 40))
-def test_trees_hold_all_rows_in_order_and_no_more_nodes_than_they_may(drawn, most):
-    trees = plant(drawn, most)
-    assert [token for tree in trees for _, token in tree.decisions] == [
-        token for row in drawn for token, marked in zip(row.tokens, row.loss, strict=True) if marked
-    ]
-    longest = max(len(row.tokens) for row in drawn)
-    assert all(len(tree.tokens) <= max(most, longest) for tree in trees)
-
-
-def test_trees_end_where_they_are_full():
-    alike = [Row((1, 2, 3, i), (False, False, False, True)) for i in range(6)]
-    assert [len(tree.tokens) for tree in plant(alike, 5)] == [5, 5, 5]
-    assert [len(tree.tokens) for tree in plant(alike, 1)] == [4] * 6
-    assert [len(tree.tokens) for tree in plant(alike, 100)] == [9]
-    tree = TokenTree()
-    tree.add(alike[0])
-    assert (tree.unshared(alike[0]), tree.unshared(alike[1]), tree.unshared(Row((2,), (False,)))) == (0, 1, 1)
-
+from weights_toys import END, SIZES, open_student, write_base
 
 BATCH = [
     Row(tuple(text.encode()), tuple(i >= start for i in range(len(text))))
@@ -118,18 +74,21 @@ def test_numbers_and_gradients_are_those_of_peft_with_every_row_alone(base, two_
 
 
 def test_rows_longer_than_a_window_see_what_the_engine_lets_them_see(tmp_path):
-    """Sliding windows are transformers' own: no trees."""
     torch.manual_seed(0)
     config = transformers.MistralConfig(
-        vocab_size=260, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
+        vocab_size=SIZES["vocab_size"], bos_token_id=END, eos_token_id=END,
+        hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
         num_key_value_heads=1, sliding_window=4, max_position_embeddings=64, initializer_range=0.3,
     )  # fmt: skip
     model = transformers.MistralForCausalLM(config).eval()
-    network = peft.get_peft_model(model, Lora(r=2, alpha=4).config())
-    student = Student(network, "fp32")
+    model.save_pretrained(tmp_path / "model")
+    shutil.copytree(write_base(tmp_path / "base"), tmp_path / "tokenizer")
+    for file in (tmp_path / "tokenizer").glob("tokenizer*"):
+        shutil.copy(file, tmp_path / "model")
+    student = Student.open(str(tmp_path / "model"), Lora(r=2, alpha=4), precision="fp32")
     for found, row in zip(student.reference(BATCH), BATCH, strict=True):
         with torch.no_grad():
-            logprobs = network(torch.tensor([row.tokens])).logits[0, :-1].log_softmax(-1)
+            logprobs = model(torch.tensor([row.tokens])).logits[0, :-1].log_softmax(-1)
         chosen = logprobs.gather(1, torch.tensor(row.tokens[1:])[:, None])[:, 0]
         torch.testing.assert_close(found, chosen[torch.tensor(row.loss[1:])], atol=1e-5, rtol=1e-4)
 
@@ -143,7 +102,7 @@ def test_an_adapted_layer_is_its_formula(seed, biased, first):
     leaves = [x.requires_grad_(not first), down.requires_grad_(), up.requires_grad_()]
     direction = torch.randn(2, 3, 7)
     wanted = x @ (weight + 0.5 * up @ down).t() + (bias if biased else 0)
-    made = adapted(x, weight, bias, down, up, 0.5)
+    made = adapted_linear(x, weight, bias, down, up, 0.5)
     torch.testing.assert_close(made, wanted, atol=1e-5, rtol=1e-4)
     asked = [leaf for leaf in leaves if leaf.requires_grad]
     for mine, theirs in zip(

@@ -1,10 +1,7 @@
-"""A linear layer with its LoRA adapter as one operation: what PEFT computes, in fewer steps.
+"""A linear layer with a LoRA adapter, forward and backward in as few operations as there can be.
 
-    y = x W^T + bias + (x A^T) (s B)^T
-
-PEFT casts inputs and results back and forth and adds the adapter's share in passes of its own. Here the matrix product that
-computes the share adds it, W has no gradient, and the backward pass is the products that are left. Weights and file
-format stay PEFT's.
+PEFT's own layer casts input and both matrices in every step, multiplies by the scale and adds as operations of their own,
+and keeps what each of them needs for its gradient. The parameters stay PEFT's: so does what it saves.
 """
 
 from __future__ import annotations
@@ -16,67 +13,58 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def fuse_adapters(network: Any) -> int:
-    """Replace the forward pass of each of PEFT's LoRA layers over a plain linear layer; returns how many there were.
-
-    Layers with dropout, of quantized bases, and of PEFT's variants keep their own.
-    """
+def adapt(network: Any) -> bool:
+    """Let the LoRA layers of a PEFT model compute by `adapted_linear`. False, and nothing is changed, where a layer is of a
+    kind that only PEFT computes: a quantized base, dropout."""
     import torch
-    from peft.tuners.lora.layer import Linear
+    from peft.tuners.lora import Linear, LoraLayer
 
-    count = 0
-    for layer in network.modules():
-        if type(layer) is not Linear or type(layer.base_layer) is not torch.nn.Linear:
-            continue
-        if list(layer.lora_variant) or not isinstance(layer.lora_dropout["default"], torch.nn.Identity):
-            continue
-        layer.forward = partial(_forward, layer)  # type: ignore[method-assign]
-        count += 1
-    return count
+    layers: list[Any] = [module for module in network.modules() if isinstance(module, LoraLayer)]
+    for layer in layers:
+        drops = getattr(layer.lora_dropout["default"], "p", 0.0) > 0
+        if not isinstance(layer, Linear) or type(layer.base_layer) is not torch.nn.Linear or drops:
+            return False
+    for layer in layers:
+        layer.forward = partial(_forward, layer)
+    return True
 
 
 def _forward(layer: Any, x: Tensor) -> Tensor:
-    base = layer.base_layer
-    down, up = layer.lora_A["default"].weight, layer.lora_B["default"].weight
-    return adapted(x, base.weight, base.bias, down, up, layer.scaling["default"])
+    base, a, b = layer.base_layer, layer.lora_A["default"].weight, layer.lora_B["default"].weight
+    return adapted_linear(x, base.weight, base.bias, a, b, layer.scaling["default"])
 
 
-def adapted(x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor, scaling: float) -> Tensor:
-    """x [..., in], weight [out, in] and bias [out] without gradients, down (A) [r, in], up (B) [out, r]. Products are in
-    weight's number format, and so is the result [..., out]; gradients of `down` and `up` have theirs."""
-    result: Tensor = _function().apply(x, weight, bias, down, up, scaling)
-    return result
+def adapted_linear(x: Tensor, w: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
+    """x (W + s B A)ᵀ + bias, with gradients for x, A and B alone.
+
+    x [..., in] and W [out, in] of one type, in which all is computed; A [r, in] and B [out, r] float32.
+    """
+    found: Tensor = _function().apply(x, w, bias, a, b, scale)
+    return found
 
 
 @cache
 def _function() -> Any:
-    """The operation; made at the first use, since torch is not imported before."""
+    """Made at the first call: torch is imported only where something is trained."""
     import torch
 
-    class Adapted(torch.autograd.Function):
+    class AdaptedLinear(torch.autograd.Function):
         @staticmethod
-        def forward(
-            context: Any, x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor, scaling: float
-        ) -> Tensor:  # fmt: skip
-            rows = x.reshape(-1, x.shape[-1]).to(weight.dtype)
-            a, b = down.to(weight.dtype), (up * scaling).to(weight.dtype)
-            inner = rows @ a.t()
-            y = rows @ weight.t() if bias is None else torch.addmm(bias, rows, weight.t())
-            y.addmm_(inner, b.t())
-            context.save_for_backward(rows, inner, weight, a, b)
-            context.scaling, context.shape, context.format = scaling, x.shape, x.dtype
-            return y.view(*x.shape[:-1], -1)
+        def forward(ctx: Any, x: Tensor, w: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
+            flat = x.reshape(-1, x.shape[-1])
+            down, up = a.to(x.dtype), (b * scale).to(x.dtype)
+            hidden = flat @ down.T
+            ctx.save_for_backward(flat, w, down, up, hidden)
+            ctx.scale = scale
+            found = torch.nn.functional.linear(flat, w, bias).addmm_(hidden, up.T)
+            return found.view(*x.shape[:-1], -1)
 
         @staticmethod
-        def backward(context: Any, given: Tensor) -> Any:
-            rows, inner, weight, a, b = context.saved_tensors
-            g = given.reshape(-1, given.shape[-1]).to(weight.dtype)
-            towards = g @ b
-            d_down = (towards.t() @ rows).float()
-            d_up = (g.t() @ inner).float() * context.scaling
-            dx = None
-            if context.needs_input_grad[0]:  # not that of the first layer: embeddings are frozen
-                dx = (g @ weight).addmm_(towards, a).view(context.shape).to(context.format)
-            return dx, None, None, d_down, d_up, None
+        def backward(ctx: Any, given: Tensor) -> Any:
+            flat, w, down, up, hidden = ctx.saved_tensors
+            out = given.reshape(-1, given.shape[-1])
+            back = out @ up
+            dx = (out @ w).addmm_(back, down).view(*given.shape[:-1], -1) if ctx.needs_input_grad[0] else None
+            return dx, None, None, (back.T @ flat).float(), (out.T @ hidden).float() * ctx.scale, None
 
-    return Adapted
+    return AdaptedLinear

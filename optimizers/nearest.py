@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import bm25s
+import numpy as np
 
 
 class NearestDemonstrations(list[dict[str, Any]]):
@@ -43,9 +44,11 @@ class NearestDemonstrations(list[dict[str, Any]]):
             if self._index is None:
                 self._index = bm25s.BM25()
                 texts = [_text(demo, names) for demo in self]
-                self._index.index(bm25s.tokenize(texts, show_progress=False), show_progress=False)
+                with np.errstate(invalid="ignore"):  # where no text has a word, their mean length is 0
+                    self._index.index(bm25s.tokenize(texts, show_progress=False), show_progress=False)
             words = bm25s.tokenize([query], return_ids=False, show_progress=False)[0]
-            return [float(score) for score in self._index.get_scores(words)] if words else [0.0] * len(self)
+            scores = self._index.get_scores(words) if words else np.zeros(len(self))
+            return [float(score) for score in np.nan_to_num(scores)]
 
 
 def _text(values: Mapping[str, Any], names: list[str]) -> str:

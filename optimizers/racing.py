@@ -26,6 +26,8 @@ from .context import EvaluationContext, Outcome, Standing
 
 ERROR_RATE = 0.05
 """Chance that a race drops a candidate that is as good as the one that beat it."""
+UNFINISHED = "the budget ran out"
+"""How the reason begins why a candidate was dropped that no other has beaten."""
 HOPELESS = 0.1
 """A candidate is given up where, as good as the leader from here on, it would end ahead with less than this chance."""
 FLIPS = 20_000
@@ -75,7 +77,7 @@ def _drop_unfinished(outcomes: dict[int, list[Outcome]], dropped: dict[int, str]
     most = max(len(seen) for i, seen in outcomes.items() if i not in dropped)
     for i, seen in outcomes.items():
         if i not in dropped and len(seen) < most:
-            dropped[i] = f"the budget ran out after {len(seen)} examples"
+            dropped[i] = f"{UNFINISHED} after {len(seen)} examples"
 
 
 def paired_p_value(better: Sequence[float], worse: Sequence[float], seed: int) -> float:

@@ -11,7 +11,7 @@ from typing import Any
 from ..signatures.bridge import Module
 from ..signatures.knob import Knob, named_knobs
 from .candidate import Candidate, PredictorState, current_state
-from .context import EvaluationContext, Forecast, PassResult, Standing
+from .context import PERFECT, EvaluationContext, Forecast, PassResult, Standing, is_perfect
 from .credit import called
 from .racing import race
 from .work import total_work, work
@@ -84,6 +84,8 @@ class Search:
         study = _study(context.seed)
         # The starting point by its own name: combined anew it would be another candidate with the same content.
         best = race(program, [baseline], context)[0]
+        if is_perfect(best.outcomes):
+            return PassResult(baseline, (best,), (f"search: {PERFECT}",))
         study.enqueue_trial(space.first)
         measured: dict[str, Standing] = {space.candidate(space.first, "").digest: best}
         since, wasted, affordable = 0, 0, SHARE * total_work(context.history) or math.inf

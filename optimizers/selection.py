@@ -29,10 +29,10 @@ def select(baseline: Standing, others: Sequence[Standing], seed: int) -> Selecti
     """Bootstrap bias corrected selection (BBC-CV: Tsamardinos, Greasidou and Borboudakis, 2018).
 
     The best of many candidates looks better on the examples it was picked by than it is. So: draw examples with
-    replacement, pick the candidate that is best on them, and score it on the examples that were not drawn. A candidate
-    that a race dropped while it was behind could have been picked too, had chance favoured it: where it was not run, it counts
-    as being like the best. Others that have not seen all are left out. All standings list their outcomes in the same order of
-    examples.
+    replacement, pick the candidate that is best on them, and score it on the examples that were not drawn. A candidate that
+    a race dropped while it was behind could have been picked too, had chance favoured it: where it was not run, it counts
+    as being like the best. Others that have not seen all are left out. All standings list their outcomes in the same order
+    of examples.
     """
     others = [s for s in others if s is not baseline]
     count = max((len(s.outcomes) for s in others), default=len(baseline.outcomes)) or len(baseline.outcomes)

@@ -10,8 +10,9 @@ from .context import Standing
 def work(standing: Standing) -> int:
     """Tokens that the model has to compute for a candidate's runs, about.
 
-    What all its prompts begin with is computed once: where demonstrations are fixed, that is taken to be the shortest prompt;
-    where they are chosen per input, nothing. How much a cache really had depends on what else ran, so it is not asked.
+    What all its prompts begin with is computed once: where demonstrations are fixed, that is taken to be the shortest
+    prompt; where they are chosen per input, nothing. How much a cache really had depends on what else ran, so it is not
+    asked.
     """
     prompts = [outcome.prompt_tokens for outcome in standing.outcomes]
     decoded = sum(outcome.decoded_tokens for outcome in standing.outcomes)

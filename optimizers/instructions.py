@@ -56,7 +56,8 @@ class Instructions:
             for what, changes in rewrites(predictor.signature, context.train)
         ]
         asked = 0 if context.proposer is None else PROPOSALS * len(predictors) + ROUNDS
-        return Forecast(tuple(unique([baseline, *made])), (baseline,) * asked, asked=asked)
+        # All of it only may be: there is nothing to try where every example is all right.
+        return Forecast((baseline,), (*unique(made), *(baseline,) * asked), asked=asked)
 
     def _first(
         self, program: Module, baseline: Candidate, context: EvaluationContext, outcomes: Sequence[Outcome]

@@ -74,7 +74,8 @@ def _cuts(program: Module, baseline: Candidate) -> Iterator[Cut]:
     most = max((_shown(current_state(p)) for _, p in variant.named_predictors()), default=0)
     while most > 0:
         most //= 2
-        yield Cut(f"{most} demonstrations" if most else "no demonstrations", "demonstrations", _fewer(most))
+        shown = "1 demonstration" if most == 1 else f"{most or 'no'} demonstrations"
+        yield Cut(shown, "demonstrations", _fewer(most))
     for what in ("plain", "bare"):
         yield Cut(what, "instructions", _reworded(what))
     yield Cut("short", "descriptions", _reworded("short"))

@@ -72,7 +72,7 @@ def test_what_is_cut():
     start = Candidate("start", "test", {"self": PredictorState(SHOWN, nearest=8)})
     _, made = cuts(program, start)
     states = {name.removeprefix("start, "): candidate.states.get("self") for name, candidate in made.items()}
-    assert [states[f"{n} demonstrations"].nearest for n in (4, 2, 1)] == [4, 2, 1]
+    assert [states[name].nearest for name in ("4 demonstrations", "2 demonstrations", "1 demonstration")] == [4, 2, 1]
     assert (states["no demonstrations"].demonstrations, states["no demonstrations"].nearest) == ((), None)
     assert states["bare"].instructions == " "
     assert states["short"].fields == {"bin": {"describe": False}}
@@ -88,7 +88,7 @@ def test_a_calibration_goes_with_the_scores_it_was_for():
     fields = {"bin": {"decide": "score", "calibration": {"bias": {"glass": 1.0}, "temperature": 2.0}, "describe": True}}
     _, made = cuts(still.Predict(Sort), Candidate("c", "test", {"self": PredictorState(SHOWN[:2], fields=fields)}))
     assert made["c, all decoded"].states["self"].fields == {"bin": {"decide": "decode", "describe": True}}
-    assert made["c, 1 demonstrations"].states["self"].fields == fields
+    assert made["c, 1 demonstration"].states["self"].fields == fields
 
 
 def test_nothing_to_cut_leaves_the_program_as_it_is():

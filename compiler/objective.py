@@ -65,7 +65,7 @@ def time_candidates(standings: Sequence[Standing], winner: Candidate, context: C
         _, *seconds = context.evaluator.timed(standing.candidate, [context.train[i] for i in picked])
         latencies[standing.candidate.digest] = median(seconds)
     complete = [s for s in chosen if len(s.outcomes) == len(context.dev)]
-    completed = []
+    completed: list[Standing] = []
     for standing in chosen:
         seen = len(standing.outcomes)
         # Compared on the examples that it has seen.

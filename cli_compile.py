@@ -46,13 +46,12 @@ def compile_(
     given = None if dev is None else Dataset.read(dev, inputs=present_inputs(dev, names))
     options: dict[str, Any] = {
         "metric": named(metric) if ":" in metric else metric, "level": level, "lm": model, "seed": seed,
-        "budget": _budget(seconds, calls, tokens),
+        "budget": _budget(seconds, calls, tokens), "objective": tuple(part.strip() for part in objective.split(",")),
     }  # fmt: skip
     if plan or to is None:
         output.print(str(estimate(module, data, given, **options)))
         return
-    wanted = tuple(part.strip() for part in objective.split(","))
-    result = compile_program(module, data, given, objective=wanted, ledger=ledger, **options)
+    result = compile_program(module, data, given, ledger=ledger, **options)
     output.print(str(result.report), markup=False)
     output.print(f"saved {result.save(to)}", markup=False)
 

@@ -12,6 +12,7 @@ from ..signatures.executor import Completion, Sampling
 from ..signatures.plan import Plan
 from .meter import count_call
 from .prompt import Prompter
+from .recall import Recall
 from .steps import Refusal, answer_text, to_completion, to_request
 
 if TYPE_CHECKING:
@@ -33,6 +34,9 @@ class Call:
     sample: int
     prompter: Prompter
     model: str
+    digest: str
+    recall: Recall | None = None
+    """What has been answered already."""
     refusals: tuple[Refusal, ...] = ()
     started: float = field(default_factory=time.perf_counter)
     _asked: float = 0.0
@@ -50,8 +54,14 @@ class Call:
         request = to_request(self.plan, self.inputs, sampling, self.prompter, self.refusals)
         return request if sampling.adapter is None else replace(request, adapter=sampling.adapter.digest)
 
-    def read(self, result: Result) -> Completion | None:
+    def known(self, request: Request) -> Result | None:
+        """The request's result, if it has been answered already."""
+        return None if self.recall is None else self.recall.find(self.digest, request, self.prompter.decode)
+
+    def read(self, request: Request, result: Result) -> Completion | None:
         """The completion, or None if it is to be asked for again. Raises `ConstraintError` when there were enough tries."""
+        if self.recall is not None:
+            self.recall.keep(self.digest, request, result)
         usage = result.usage
         asked, self._asked = self._asked, time.perf_counter()
         seconds = self._asked - asked

@@ -14,6 +14,7 @@ from .call import Call
 from .chat import AsyncChatEngine, ChatEngine
 from .field_text import FieldText
 from .local import LocalModel
+from .recall import current_recall
 
 if TYPE_CHECKING:
     from .engine import Request, Result
@@ -64,8 +65,8 @@ class LM(DspyLM):  # type: ignore[misc]  # dspy ships no types
         sampling = sampling or Sampling()
         plan = self._corrected(plan, sampling)
         calls = [self._call(plan, inputs, sampling, sample) for sample in range(n)]
-        futures = [self.local.engine.submit(call.request()) for call in calls]
-        return [self._settle(call, future) for call, future in zip(calls, futures, strict=True)]
+        started = [self._start(call) for call in calls]
+        return [self._settle(call, *begun) for call, begun in zip(calls, started, strict=True)]
 
     async def aexecute(
         self, plan: Plan, inputs: Mapping[str, Any], sampling: Sampling | None = None, n: int = 1
@@ -81,17 +82,22 @@ class LM(DspyLM):  # type: ignore[misc]  # dspy ships no types
         return self._call(plan, inputs, sampling, sample).request()
 
     def _call(self, plan: Plan, inputs: Mapping[str, Any], sampling: Sampling, sample: int) -> Call:
-        return Call(plan, inputs, sampling, sample, self.local.prompter, self.model)
+        return Call(plan, inputs, sampling, sample, self.local.prompter, self.model, self.digest, current_recall())
 
-    def _settle(self, call: Call, future: Future[Result]) -> Completion:
-        while (completion := call.read(future.result())) is None:
-            future = self.local.engine.submit(call.request())
+    def _start(self, call: Call) -> tuple[Request, Result | Future[Result]]:
+        request = call.request()
+        return request, call.known(request) or self.local.engine.submit(request)
+
+    def _settle(self, call: Call, request: Request, found: Result | Future[Result]) -> Completion:
+        while (completion := call.read(request, found.result() if isinstance(found, Future) else found)) is None:
+            request, found = self._start(call)
         return completion
 
     async def _asettle(self, call: Call) -> Completion:
-        engine = self.local.engine
-        while (completion := call.read(await engine.submit_async(call.request()))) is None:
-            pass
+        completion: Completion | None = None
+        while completion is None:
+            request = call.request()
+            completion = call.read(request, call.known(request) or await self.local.engine.submit_async(request))
         return completion
 
     def stream_plan(
@@ -110,7 +116,7 @@ class LM(DspyLM):  # type: ignore[misc]  # dspy ships no types
             text = FieldText(plan, request.steps, len(call.refusals) + 1)
             stream = self.local.engine.stream(request)
             yield from (piece for step, more in stream.by_step() if (piece := text.take(step, more)))
-            completion = call.read(stream.result)
+            completion = call.read(request, stream.result)
         yield completion
 
     async def astream_plan(
@@ -128,7 +134,7 @@ class LM(DspyLM):  # type: ignore[misc]  # dspy ships no types
             async for step, more in stream.by_step():
                 if piece := text.take(step, more):
                     yield piece
-            completion = call.read(stream.result)
+            completion = call.read(request, stream.result)
         yield completion
 
     async def _prepared(self, plan: Plan, sampling: Sampling) -> Plan:

@@ -23,6 +23,7 @@ class Prompter:
         self._tokenizer = tokenizer
         self._control = lru_cache(maxsize=1024)(lambda text: tuple(tokenizer.encode(text, special=True)))
         self.encode = lru_cache(maxsize=8192)(lambda text: tuple(tokenizer.encode(text)))
+        self.decode = tokenizer.decode
 
     def chat(self, messages: Sequence[tuple[str, str]]) -> list[int]:
         """Token ids of (role, content) messages up to where the assistant's answer begins.

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from ..optimizers.budget import OutOfBudget
 from ..optimizers.candidate import Candidate
 from ..optimizers.context import PassResult, Standing
-from ..optimizers.racing import measure
+from ..optimizers.racing import UNFINISHED, measure
 from ..optimizers.selection import CONFIDENCE, Selection, select
 from .audit import audit
 from .context import CompileContext
@@ -56,7 +56,7 @@ def conclude(task: Task, context: CompileContext, passed: Passed) -> Result:
         timed = time_candidates(list(found.values()), winner, context)
     except OutOfBudget:
         return writer.result(winner, list(found.values()), Timed(), (*notes, "the budget left no time to measure latency"))
-    found.update({s.candidate.digest: s for s in timed.front})
+    found.update({s.candidate.digest: s for s in timed.completed})
     standings = list(found.values())
     chosen = fastest(baseline, timed) if task.objective[0] == "latency" else winner
     if chosen.digest != winner.digest:
@@ -106,7 +106,7 @@ class _Writer:
             dev_size=len(task.dev),
             seconds=self.passed.seconds,
             resumed=self.context.progress.resumed,
-            saved=sum(len(task.dev) - len(s.outcomes) for s in standings),
+            saved=sum(len(task.dev) - len(s.outcomes) for s in standings if not (s.dropped or "").startswith(UNFINISHED)),
             winner=winner.name,
             rows=tuple(
                 replace(row, latency=timed.latencies.get(s.candidate.digest), on_front=s.candidate.digest in fronts)

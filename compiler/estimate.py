@@ -91,6 +91,7 @@ def estimate(
     lm: Any = None,
     teacher: Any = None,
     budget: Budget | None = None,
+    objective: str | Sequence[str] = "quality",
     seed: int = 0,
 ) -> Estimate:
     """Say what `compile` with these arguments would cost, without doing it.
@@ -99,9 +100,10 @@ def estimate(
     of dev examples side by side, after one that warms up what they share; that gives its calls, tokens and seconds per
     example. How many candidates there will be the passes say; which of them starts the next pass is not known, so the range
     goes from the cheapest start and a race that drops everybody after its first block, to whichever of the cheapest and the
-    dearest start comes to more and a race that drops nobody. Nothing is written to a ledger. Raises as `compile` does.
+    dearest start comes to more and a race that drops nobody. The timing at the end that latency as an objective needs
+    (some 150 runs at most) is left out. Nothing is written to a ledger. Raises as `compile` does.
     """
-    task = make_task(program, train, dev, metric, level, passes, lm, teacher, seed)
+    task = make_task(program, train, dev, metric, level, passes, lm, teacher, seed, objective)
     with tempfile.TemporaryDirectory() as folder, Ledger(Path(folder) / "probe.duckdb") as book:
         probe = Probe(task, book)
         rows, notes = _rows(task, probe)

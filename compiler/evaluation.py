@@ -14,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from ..backends.meter import LMCall, Meter, metered
+from ..backends.recall import Recall, recalling
 from ..errors import DatasetError, MetricError, StillError
 from ..optimizers.budget import Spending
 from ..optimizers.candidate import Candidate
@@ -27,6 +28,7 @@ from .identity import model_digest
 from .invocation import Trace, call, name_predictors
 from .ledger import CandidateRow, EvaluationRow, Ledger, evaluation_key
 from .metrics import Metric
+from .verdicts import Verdicts, kept_in
 
 BATCH = 64
 """Examples between two looks at the budget."""
@@ -67,12 +69,17 @@ class Evaluator:
     run_id: str
     watcher: Watcher
     spending: Spending = field(default_factory=Spending)
+    recall: Recall = field(default_factory=Recall)
+    """What the LM has answered already: candidates often ask the same."""
     _done: dict[str, tuple[Outcome, Run]] = field(default_factory=dict)
     """What this evaluator has settled already, by key: the baseline is looked at more than once."""
     _several: bool = field(init=False)
     """Whether it matters which predictor did what."""
 
+    _verdicts: Verdicts = field(init=False)
+
     def __post_init__(self) -> None:
+        self._verdicts = Verdicts(self.ledger, self.run_id)
         self._several = len(self.program.named_predictors()) > 1
 
     def evaluate(self, candidate: Candidate, examples: Sequence[Example], split: str) -> list[Outcome]:
@@ -100,11 +107,11 @@ class Evaluator:
         ]
 
     def timed(self, candidate: Candidate, examples: Sequence[Example]) -> list[float]:
-        """Seconds that the program takes for each of these examples, one after the other. Not taken from the ledger, and not
-        written to it. Raises `OutOfBudget` before they begin."""
+        """Seconds that the program takes for each of these examples, one after the other. Nothing is taken from
+        ledger or memory, or written to them. Raises `OutOfBudget` before they begin."""
         self.spending.check()
         variant = name_predictors(candidate.apply(self.program))
-        outcomes = [self._run_one(variant, example)[0] for example in examples]
+        outcomes = [self._run_one(variant, example, None)[0] for example in examples]
         for outcome in outcomes:
             self.spending.add(outcome)
         return [outcome.seconds for outcome in outcomes]
@@ -140,7 +147,7 @@ class Evaluator:
         executor = ThreadPoolExecutor(WORKERS, thread_name_prefix="still-example")
         try:
             pending: dict[Future[tuple[Outcome, Run, Asked]], str] = {
-                executor.submit(self._run_one, variant, example): key for key, example in missing.items()
+                executor.submit(self._run_one, variant, example, self.recall): key for key, example in missing.items()
             }
             while pending:
                 # A timeout lets Ctrl-C through on platforms where waiting on a lock does not.
@@ -156,13 +163,13 @@ class Evaluator:
         finally:
             executor.shutdown(wait=False, cancel_futures=True)
 
-    def _run_one(self, variant: Module, example: Example) -> tuple[Outcome, Run, Asked]:
+    def _run_one(self, variant: Module, example: Example, recall: Recall | None) -> tuple[Outcome, Run, Asked]:
         started = time.perf_counter()
         trace = Trace()
         error: str | None = None
         prediction: Any = None
         # PlanAdapter here, so that an unmodified DSPy program is decoded under constraints too.
-        with metered(alone=True) as meter, context(lm=self.lm, adapter=PlanAdapter(), trace=trace):
+        with metered(alone=True) as meter, recalling(recall), context(lm=self.lm, adapter=PlanAdapter(), trace=trace):
             try:
                 prediction = call(own_copy(variant), example.inputs())
                 if not isinstance(prediction, Prediction):
@@ -180,7 +187,7 @@ class Evaluator:
         if run.error is not None:
             return Outcome(0.0, error=run.error, **spent)
         # Alone: a row from the ledger is scored in the thread of the pass, whose own calls are counted apart.
-        with metered(judged, alone=True) as judged:
+        with metered(judged, alone=True) as judged, kept_in(self._verdicts):
             try:
                 score = self.metric.score(example, run.prediction)
                 fields = self.metric.fields(example, run.prediction)

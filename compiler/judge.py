@@ -8,15 +8,17 @@ from concurrent.futures import Future
 from typing import Any
 
 from ..backends.lm import LM
-from ..backends.meter import UsageCounter
+from ..backends.meter import UsageCounter, metered
 from ..errors import MetricError, StillError
 from ..signatures.adapter import PlanAdapter
 from ..signatures.bridge import BaseLM, DspySignature, Example, context, settings
 from ..signatures.predict import Predict
 from .canonical import digest
+from .identity import model_digest
 from .judge_scale import Scale
 from .judge_task import Question, default_signature
 from .metric import Metric, Score, short
+from .verdicts import current_verdicts
 
 
 def judge(
@@ -36,10 +38,10 @@ def judge(
     lm: any still.LM or dspy.LM, or the name of a local model (default: the configured LM). fields: show the judge only these
     of label and prediction. temperature: 0 makes answers repeatable; None leaves it to the LM.
 
-    The feedback is the reason. Answers are kept in memory, so that the same prediction for the same example is judged once.
-    What the judge's calls cost counts against a compile's budget, apart from the program's own. A prediction without any of
-    the fields counts 0, unasked. Raises MetricError where the LM fails or gives no valid answer, and for a signature that
-    has no such score.
+    The feedback is the reason. Answers are kept, in memory and by a compile in its ledger, so that the same prediction for
+    the same example is judged once. What the judge's calls cost counts against a compile's budget, apart from the program's
+    own. A prediction without any of the fields counts 0, unasked. Raises MetricError where the LM fails or gives no valid
+    answer, and for a signature that has no such score.
 
     Source: Zheng et al. 2023, "Judging LLM-as-a-Judge", section 3.1: single answer grading, guided by a reference if there
     is one; as in their prompts, the reason comes before the score.
@@ -87,13 +89,26 @@ class JudgeMetric(Metric):
         if known is not None:
             return known.result()
         try:
-            score = self._ask(example, asked)
+            score = self._recalled(example, asked)
         except BaseException as error:  # the next one asks again
             with self._lock:
                 del self._answers[key]
             mine.set_exception(error)
             raise
         mine.set_result(score)
+        return score
+
+    def _recalled(self, example: Example, asked: dict[str, Any]) -> Score:
+        """The answer that the ledger has, or a new one that it keeps."""
+        verdicts = current_verdicts()
+        if verdicts is None:
+            return self._ask(example, asked)
+        key = digest([self.name, self._question.described(), model_digest(self._lm), asked])
+        if (known := verdicts.find(self.name, key)) is not None:
+            return known
+        with metered() as meter:
+            score = self._ask(example, asked)
+        verdicts.keep(self.name, key, score, meter.log)
         return score
 
     def _ask(self, example: Example, asked: dict[str, Any]) -> Score:

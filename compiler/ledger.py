@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from ..errors import LedgerError
 from .duck import fetch
 from .ledger_file import LedgerFile
-from .ledger_rows import ArtifactRow, CallRow, CandidateRow, EvaluationRow, LedgerRow, RunRow, evaluation_key
+from .ledger_rows import ArtifactRow, CallRow, CandidateRow, EvaluationRow, LedgerRow, RunRow, VerdictRow, evaluation_key
 from .ledger_views import READY_QUERIES
 from .readers import first_line
 
@@ -31,6 +31,7 @@ __all__ = [
     "EvaluationRow",
     "Ledger",
     "RunRow",
+    "VerdictRow",
     "evaluation_key",
     "opened",
 ]
@@ -146,6 +147,10 @@ class Ledger:
     def calls(self, run_id: str | None = None) -> list[CallRow]:
         """Requests to language models that this run, or any, made, oldest first."""
         return self._select(CallRow, "run_id = coalesce($1, run_id) ORDER BY created_at, call_id", [run_id])
+
+    def verdicts(self, judge: str) -> list[VerdictRow]:
+        """What the judge with this name has said, oldest first."""
+        return self._select(VerdictRow, "judge = $1 ORDER BY created_at, verdict_id", [judge])
 
     def artifacts(self) -> list[ArtifactRow]:
         """All artifacts that were saved, oldest first."""

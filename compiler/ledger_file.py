@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import LedgerError
 from . import ledger_views
-from .ledger_rows import SCHEMA, SCHEMA_VERSION
+from .ledger_rows import SCHEMA, SCHEMA_VERSION, VERDICTS
 from .readers import first_line
 
 if TYPE_CHECKING:
@@ -50,7 +50,8 @@ class LedgerFile:
         self._key = os.path.realpath(path)
         if not os.path.lexists(self._key):
             self._create()
-        self.use(self._check_version, read_only=True)
+        if self.use(self._version, read_only=True) == 2:
+            self.use(self._upgrade, read_only=False)
 
     def use(self, operation: Callable[[DuckDBPyConnection], T], *, read_only: bool) -> T:
         """`operation` on a fresh connection, waiting up to LOCK_PATIENCE seconds while another process holds the file.
@@ -109,19 +110,27 @@ class LedgerFile:
                 with suppress(OSError):
                     leftover.unlink()
 
-    def _check_version(self, connection: DuckDBPyConnection) -> None:
+    def _upgrade(self, connection: DuckDBPyConnection) -> None:
+        connection.begin()
+        if self._version(connection) == 2:  # no other process was faster
+            connection.execute(VERDICTS)
+            connection.execute("UPDATE meta SET schema_version = ?", [SCHEMA_VERSION])
+        connection.commit()
+
+    def _version(self, connection: DuckDBPyConnection) -> int:
         tables = {name for (name,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
         if not {"meta", "runs", "candidates", "evaluations"} <= tables:
             raise LedgerError(
                 f"{self.path}: is a DuckDB file but no ledger, with tables {', '.join(sorted(tables)) or 'none'}; "
                 "choose another path"
             )
-        version = connection.execute("SELECT max(schema_version) FROM meta").fetchall()[0][0]
-        if version != SCHEMA_VERSION:
+        version: int = connection.execute("SELECT max(schema_version) FROM meta").fetchall()[0][0]
+        if version not in (2, SCHEMA_VERSION):
             raise LedgerError(
                 f"{self.path}: is a ledger of version {version}, this Still writes version {SCHEMA_VERSION}; "
                 "choose another path"
             )
+        return version
 
 
 def _put(source: Path, target: str) -> None:

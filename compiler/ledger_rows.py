@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar, Self
@@ -18,11 +18,17 @@ Count = Annotated[int, Field(ge=0, lt=2**63)]
 Rate = Annotated[float, Field(ge=0, le=1)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 # Times are stored without zone, in UTC. Rows refer to each other by content, without foreign keys: an evaluation may be
 # written by one run and used by all later ones.
-SCHEMA = """
+VERDICTS = """
+CREATE TABLE verdicts (
+  verdict_id VARCHAR PRIMARY KEY, judge VARCHAR NOT NULL, score DOUBLE NOT NULL, feedback VARCHAR NOT NULL,
+  calls JSON NOT NULL, run_id VARCHAR NOT NULL, created_at TIMESTAMP NOT NULL);
+"""
+"""New in version 3."""
+SCHEMA = f"""{VERDICTS}
 CREATE TABLE meta (schema_version INTEGER NOT NULL);
 CREATE TABLE runs (
   run_id VARCHAR PRIMARY KEY, started_at TIMESTAMP NOT NULL, finished_at TIMESTAMP, status VARCHAR NOT NULL,
@@ -167,6 +173,23 @@ class CallRow(LedgerRow):
 
 
 @dataclass(frozen=True, kw_only=True)
+class VerdictRow(LedgerRow):
+    """What a judge said: `verdict_id` digests the judge, its model and the question. calls: [model, prompt tokens, decoded
+    tokens] of each request that it took."""
+
+    TABLE = "verdicts"
+    JSON = frozenset({"calls"})
+
+    verdict_id: str
+    judge: str
+    score: Rate
+    feedback: str = ""
+    calls: Sequence[tuple[str, Count, Count]] = ()
+    run_id: str
+    created_at: datetime = field(default_factory=now)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ArtifactRow(LedgerRow):
     """An artifact that was saved: where, its content's digest, and the candidate it holds, with its score on dev."""
 
@@ -188,7 +211,7 @@ def evaluation_key(program: str, candidate: str, example: str, model: str, **mor
 
 
 _CHECKERS: dict[type, TypeAdapter[Any]] = {
-    kind: TypeAdapter(kind) for kind in (RunRow, CandidateRow, EvaluationRow, CallRow, ArtifactRow)
+    kind: TypeAdapter(kind) for kind in (RunRow, CandidateRow, EvaluationRow, CallRow, VerdictRow, ArtifactRow)
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any
 
@@ -13,13 +13,15 @@ from ..optimizers.candidate import Candidate
 from ..optimizers.context import Standing
 from ..optimizers.pareto import front
 from ..optimizers.racing import measure
+from ..optimizers.work import work
 from .context import CompileContext
 
 GOALS = ("quality", "latency")
 TIMED = 8
 """Train examples a candidate is timed on, one after the other, after one that warms it up."""
 CANDIDATES = 16
-"""Candidates that are timed at most: the program as it is, what won, and the best of the rest."""
+"""Candidates that are timed at most: the program as it is, what won, and of the rest those than which none is better and
+less work, then the best."""
 FASTER = 0.05
 """Share by which a candidate must be faster than the program as it is, to be taken for its latency alone."""
 
@@ -30,6 +32,8 @@ class Timed:
 
     latencies: Mapping[str, float] = field(default_factory=dict)
     front: tuple[Standing, ...] = ()
+    completed: tuple[Standing, ...] = ()
+    """Those that a race had dropped and that have seen all of dev now."""
 
 
 def as_objective(objective: Any) -> tuple[str, ...]:
@@ -48,7 +52,10 @@ def time_candidates(standings: Sequence[Standing], winner: Candidate, context: C
     than the one before, because what the engine has computed for one it would not compute again for the next.
     """
     baseline, *others = standings
-    ranked = sorted(others, key=lambda s: (s.candidate.digest != winner.digest, -s.mean))
+    promising = {s.candidate.digest for s in _front(standings, {s.candidate.digest: _work_each(s) for s in standings})}
+    ranked = sorted(
+        others, key=lambda s: (s.candidate.digest != winner.digest, s.candidate.digest not in promising, -s.mean)
+    )
     chosen = [baseline, *ranked[: CANDIDATES - 1]]
     order = list(range(len(context.train)))
     random.Random(f"{context.seed}/latency").shuffle(order)
@@ -58,10 +65,15 @@ def time_candidates(standings: Sequence[Standing], winner: Candidate, context: C
         _, *seconds = context.evaluator.timed(standing.candidate, [context.train[i] for i in picked])
         latencies[standing.candidate.digest] = median(seconds)
     complete = [s for s in chosen if len(s.outcomes) == len(context.dev)]
+    completed: list[Standing] = []
     for standing in chosen:
-        if standing not in complete and standing in _front([*complete, standing], latencies):
-            complete.append(measure(context.evaluator.program, standing.candidate, context))
-    return Timed(latencies, tuple(sorted(_front(complete, latencies), key=lambda s: latencies[s.candidate.digest])))
+        seen = len(standing.outcomes)
+        # Compared on the examples that it has seen.
+        others = [replace(s, outcomes=s.outcomes[:seen]) for s in (*complete, *completed)]
+        if standing not in complete and standing in _front([*others, standing], latencies):
+            completed.append(measure(context.evaluator.program, standing.candidate, context))
+    found = _front([*complete, *completed], latencies)
+    return Timed(latencies, tuple(sorted(found, key=lambda s: latencies[s.candidate.digest])), tuple(completed))
 
 
 def fastest(baseline: Standing, timed: Timed) -> Candidate:
@@ -71,6 +83,10 @@ def fastest(baseline: Standing, timed: Timed) -> Candidate:
         if standing.mean >= baseline.mean and timed.latencies[standing.candidate.digest] <= limit:
             return standing.candidate
     return baseline.candidate
+
+
+def _work_each(standing: Standing) -> float:
+    return work(standing) / max(1, len(standing.outcomes))
 
 
 def _front(standings: Sequence[Standing], latencies: Mapping[str, float]) -> list[Standing]:

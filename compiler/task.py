@@ -12,6 +12,7 @@ from ..optimizers.decisions import Decisions
 from ..optimizers.demonstrations import Demonstrations
 from ..optimizers.distil import Distil
 from ..optimizers.instructions import Instructions
+from ..optimizers.lean import Lean
 from ..optimizers.prefer import Prefer
 from ..optimizers.search import Search
 from ..signatures.bridge import DspyChainOfThought, DspyPredict, Module
@@ -57,7 +58,7 @@ def make_task(
     train: Dataset,
     dev: Dataset | None,
     metric: Any,
-    level: str,
+    level: Level,
     passes: Sequence[Pass] | None,
     lm: Any,
     teacher: Any,
@@ -74,8 +75,17 @@ def make_task(
         split = train.split(train=0.6, dev=0.4, test=0, seed=seed)
         train, dev = split.train, split.dev
     train, dev = typed(program, train, "train"), typed(program, dev, "dev")
-    steps = PASSES[level] if passes is None else tuple(passes)
+    steps = _of_level(level, goals) if passes is None else tuple(passes)
     return Task(program, train, dev, as_metric(metric), level, steps, lm, proposer or lm, proposer, seed, goals)
+
+
+def _of_level(level: Level, goals: Sequence[str]) -> tuple[Pass, ...]:
+    """What a level runs; where latency counts too, leaner candidates before the weights are trained for what is found."""
+    steps = PASSES[level]
+    if "latency" not in goals or not steps:
+        return steps
+    weights = next((i for i, step in enumerate(steps) if isinstance(step, Distil)), len(steps))
+    return (*steps[:weights], Lean(), *steps[weights:])
 
 
 def typed(program: Module, dataset: Dataset, role: str) -> Dataset:

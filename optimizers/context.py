@@ -133,6 +133,15 @@ class Standing:
         return sum(o.score for o in self.outcomes) / len(self.outcomes) if self.outcomes else 0.0
 
 
+def is_perfect(outcomes: Sequence[Outcome]) -> bool:
+    """Whether nothing can score higher."""
+    return bool(outcomes) and all(outcome.score >= 1.0 for outcome in outcomes)
+
+
+PERFECT = "nothing to gain: every dev example is all right"
+"""What a pass says that looks for nothing because of that."""
+
+
 @dataclass(frozen=True, slots=True)
 class Bin:
     """A bar of a reliability diagram: answers of about the same confidence, and how often they were right."""

@@ -33,11 +33,13 @@ class Decisions:
         closed = _closed_fields(baseline.apply(program))
         if not closed:
             return PassResult(baseline, ())
-        scored = _with_fields(program, baseline, "scored", {f: {"decide": "score"} for f in closed})
+        scored = baseline
+        if not _scores(baseline.apply(program), closed):
+            scored = _with_fields(program, baseline, "scored", {f: {"decide": "score"} for f in closed})
         context.expect(2 * len(context.dev))
         outcomes = context.evaluate(program, scored, range(len(context.dev)))
         fitted = [(key, fit) for key, constraint in closed.items() if (fit := _fit(key, constraint, outcomes, context))]
-        candidates = [baseline, scored]
+        candidates = [baseline] if scored is baseline else [baseline, scored]
         if fitted:
             given: dict[Key, dict[str, Any]] = {f: {"decide": "score"} for f in closed}
             given |= {key: {"decide": "score", "calibration": made.to_json()} for key, (made, _) in fitted}
@@ -50,8 +52,10 @@ class Decisions:
     def forecast(self, program: Module, baseline: Candidate, context: EvaluationContext) -> Forecast:
         """Scoring, with and without calibration."""
         closed = _closed_fields(baseline.apply(program))
+        if not closed:
+            return Forecast()
         scored = _with_fields(program, baseline, "scored", {f: {"decide": "score"} for f in closed})
-        return Forecast((scored,), (scored,)) if closed else Forecast()
+        return Forecast((scored,) if not _scores(baseline.apply(program), closed) else (), (scored,))
 
 
 Key = tuple[str, str]
@@ -66,6 +70,13 @@ def _closed_fields(program: Module) -> dict[Key, Constraint]:
         for output, constraint in constraints(predictor.signature).items()
         if constraint.options is not None and len(constraint.options) > 1
     }
+
+
+def _scores(program: Module, closed: Mapping[Key, Constraint]) -> bool:
+    """Whether the program scores all these fields already, without a calibration."""
+    predictors = dict(program.named_predictors())
+    settings = [predictors[name].signature.output_fields[output].json_schema_extra or {} for name, output in closed]
+    return all(given.get("decide") == "score" and not given.get("calibration") for given in settings)
 
 
 def _with_fields(program: Module, baseline: Candidate, name: str, given: Mapping[Key, dict[str, Any]]) -> Candidate:

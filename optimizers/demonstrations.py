@@ -39,8 +39,8 @@ class Demonstrations:
         rollouts = _rollouts(program, teacher, context)
         bootstrapped = _bootstrapped(program, rollouts, context.seed)
         candidates += bootstrapped
-        if not bootstrapped:
-            notes.append(f"none of {attempts} training examples gave a trace that passed the metric")
+        if rollouts and not bootstrapped:
+            notes.append(f"none of {len(rollouts)} training examples gave a trace that passed the metric")
         notes += _uncalled(program, rollouts)
         standings = race(program, _unique(candidates), context)
         return PassResult(standings[0].candidate, tuple(standings), tuple(notes))

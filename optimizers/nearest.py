@@ -20,6 +20,7 @@ class NearestDemonstrations(list[dict[str, Any]]):
         super().__init__(pool)
         self.count_per_input = count_per_input
         self._index: bm25s.BM25 | None = None
+        self._wordless = False
         self._lock = threading.Lock()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> NearestDemonstrations:
@@ -39,13 +40,18 @@ class NearestDemonstrations(list[dict[str, Any]]):
         return [self[i] for i in reversed(others[: self.count_per_input])]
 
     def _scores(self, query: str, names: list[str]) -> list[float]:
+        words = bm25s.tokenize([query], return_ids=False, show_progress=False)[0]
         with self._lock:
             if self._index is None:
                 self._index = bm25s.BM25()
                 texts = [_text(demo, names) for demo in self]
-                self._index.index(bm25s.tokenize(texts, show_progress=False), show_progress=False)
-            words = bm25s.tokenize([query], return_ids=False, show_progress=False)[0]
-            return [float(score) for score in self._index.get_scores(words)] if words else [0.0] * len(self)
+                tokens = bm25s.tokenize(texts, return_ids=False, show_progress=False)
+                self._wordless = not any(tokens)
+                if not self._wordless:  # an index of no words cannot be made
+                    self._index.index(tokens, show_progress=False)
+            if self._wordless or not words:
+                return [0.0] * len(self)
+            return [float(score) for score in self._index.get_scores(words)]
 
 
 def _text(values: Mapping[str, Any], names: list[str]) -> str:

@@ -3,7 +3,11 @@
 After each block of examples every candidate is tested against the leader on the examples both have seen. The test is a
 one-sided paired sign-flip permutation test (Fisher, 1935), valid for any score distribution; the error rate is divided
 by the number of comparisons the race can make (Bonferroni), so the chance that a candidate as good as the leader is ever
-dropped stays below `error_rate`. Races: Maron & Moore, 1994; with paired tests: Birattari et al., F-race, 2002.
+called beaten stays below `ERROR_RATE`. Races: Maron & Moore, 1994; with paired tests: Birattari et al., F-race, 2002.
+
+A candidate need not be beaten to be given up: one that is behind, and would hardly overtake the leader even if it were as
+good from here on, is not run further (stochastic curtailment: Lan, Simon and Halperin, 1982). What that risks is the lead of
+a candidate about as good as the one that is kept.
 """
 
 from __future__ import annotations
@@ -22,6 +26,10 @@ from .context import EvaluationContext, Outcome, Standing
 
 ERROR_RATE = 0.05
 """Chance that a race drops a candidate that is as good as the one that beat it."""
+UNFINISHED = "the budget ran out"
+"""How the reason begins why a candidate was dropped that no other has beaten."""
+HOPELESS = 0.1
+"""A candidate is given up where, as good as the leader from here on, it would end ahead with less than this chance."""
 FLIPS = 20_000
 
 
@@ -43,7 +51,7 @@ def race(program: Module, candidates: Sequence[Candidate], context: EvaluationCo
                 if i not in dropped:
                     outcomes[i].extend(context.evaluate(program, candidate, block))
             if number < len(blocks) - 1:
-                _drop_beaten(candidates, outcomes, dropped, threshold, context.seed)
+                _drop(candidates, outcomes, dropped, threshold, len(context.dev), context.seed)
     _drop_unfinished(outcomes, dropped)
     standings = [Standing(c, tuple(outcomes[i]), dropped.get(i)) for i, c in enumerate(candidates)]
     ranks = {id(s): i for i, s in enumerate(standings)}
@@ -69,7 +77,7 @@ def _drop_unfinished(outcomes: dict[int, list[Outcome]], dropped: dict[int, str]
     most = max(len(seen) for i, seen in outcomes.items() if i not in dropped)
     for i, seen in outcomes.items():
         if i not in dropped and len(seen) < most:
-            dropped[i] = f"the budget ran out after {len(seen)} examples"
+            dropped[i] = f"{UNFINISHED} after {len(seen)} examples"
 
 
 def paired_p_value(better: Sequence[float], worse: Sequence[float], seed: int) -> float:
@@ -84,6 +92,17 @@ def paired_p_value(better: Sequence[float], worse: Sequence[float], seed: int) -
     return (extreme + 1) / (FLIPS + 1)
 
 
+def chance_to_lead(behind: Sequence[float], leader: Sequence[float], remaining: int, seed: int) -> float:
+    """Chance that `behind` has at least the leader's sum after `remaining` more examples, if it is as good there: each of
+    its differences is one of those seen so far, with a sign of chance. Both score the same examples in the same order."""
+    differences = np.subtract(behind, leader)
+    if differences.sum() >= 0.0:
+        return 1.0
+    rng = np.random.default_rng(seed)
+    to_come = rng.choice(differences, size=(FLIPS // 10, remaining)) * rng.choice([-1.0, 1.0], size=(FLIPS // 10, remaining))
+    return float((to_come.sum(axis=1) >= -differences.sum() - 1e-9).mean())
+
+
 def blocks_of(order: Sequence[int]) -> list[Sequence[int]]:
     """Four blocks, but none under 12 examples: a test on fewer can hardly reject anything."""
     count = max(1, min(4, len(order) // 12))
@@ -91,11 +110,12 @@ def blocks_of(order: Sequence[int]) -> list[Sequence[int]]:
     return [order[a:b] for a, b in pairwise(bounds)]
 
 
-def _drop_beaten(
+def _drop(
     candidates: Sequence[Candidate],
     outcomes: dict[int, list[Outcome]],
     dropped: dict[int, str],
     threshold: float,
+    size: int,
     seed: int,
 ) -> None:
     alive = [i for i in outcomes if i not in dropped]
@@ -104,7 +124,8 @@ def _drop_beaten(
     for i in alive:
         if i == 0:
             continue
-        p = paired_p_value(scores[leader], scores[i], seed)
-        if p < threshold:
-            seen = len(scores[i])
-            dropped[i] = f"beaten by {candidates[leader].name} on {seen} examples (p={p:.2g} < {threshold:.2g})"
+        seen, first = len(scores[i]), candidates[leader].name
+        if (p := paired_p_value(scores[leader], scores[i], seed)) < threshold:
+            dropped[i] = f"beaten by {first} on {seen} examples (p={p:.2g} < {threshold:.2g})"
+        elif (chance := chance_to_lead(scores[i], scores[leader], size - seen, seed)) < HOPELESS:
+            dropped[i] = f"behind {first} after {seen} examples, with a chance of {chance:.0%} to overtake it"

@@ -68,8 +68,9 @@ def _distinctive(texts: dict[str, Counter[str]]) -> dict[str, list[str]]:
         ranked = []
         for word, count in counts.items():
             prior = mass * whole[word] / total
-            here = (count + prior) / (counts.total() + mass - count - prior)
-            there = (rest[word] + prior) / (rest.total() + mass - rest[word] - prior)
+            # Where a group says nothing but this word, the odds would be without end.
+            here = (count + prior) / max(counts.total() + mass - count - prior, 1e-12)
+            there = (rest[word] + prior) / max(rest.total() + mass - rest[word] - prior, 1e-12)
             deviation = math.sqrt(1 / (count + prior) + 1 / (rest[word] + prior))
             score = (math.log(here) - math.log(max(there, 1e-12))) / deviation
             if count >= 2 and score > 1.0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle, islice
@@ -10,14 +11,17 @@ from typing import Any
 from ..signatures.bridge import Module
 from ..signatures.knob import Knob, named_knobs
 from .candidate import Candidate, PredictorState, current_state
-from .context import EvaluationContext, Forecast, PassResult, Standing
+from .context import PERFECT, EvaluationContext, Forecast, PassResult, Standing, is_perfect
 from .credit import called
 from .racing import race
+from .work import total_work, work
 
 TRIALS = 24
 """Combinations that are tried at most."""
-PATIENCE = 10
+PATIENCE = 8
 """Trials without a better candidate after which the search ends."""
+SHARE = 0.5
+"""Of the work of all passes before it, what the search may do without finding a better candidate."""
 KEPT = 6
 """Alternatives per predictor and kind that are combined: the best of what earlier passes measured."""
 
@@ -72,16 +76,19 @@ class Search:
     name = "search"
 
     def run(self, program: Module, baseline: Candidate, context: EvaluationContext) -> PassResult:
-        """Try up to `TRIALS` combinations; stop early when `PATIENCE` of them in a row bring nothing."""
+        """Try up to `TRIALS` combinations; stop early when `PATIENCE` of them in a row bring nothing, or when those that
+        brought nothing since the last gain come to `SHARE` of the work of the passes before."""
         space = make_space(program, baseline, context.history)
         if space.size < 2:
             return PassResult(baseline, (), ("nothing to combine: one state per predictor, and no knobs",))
         study = _study(context.seed)
         # The starting point by its own name: combined anew it would be another candidate with the same content.
         best = race(program, [baseline], context)[0]
+        if is_perfect(best.outcomes):
+            return PassResult(baseline, (best,), (f"search: {PERFECT}",))
         study.enqueue_trial(space.first)
         measured: dict[str, Standing] = {space.candidate(space.first, "").digest: best}
-        since = 0
+        since, wasted, affordable = 0, 0, SHARE * total_work(context.history) or math.inf
         context.expect(TRIALS * len(context.dev))
         for number in range(TRIALS):
             trial = study.ask()
@@ -92,11 +99,12 @@ class Search:
                 standings = race(program, [best.candidate, candidate], context)
                 standing = next(s for s in standings if s.candidate is candidate)
                 measured[candidate.digest] = standing
+                wasted += work(standing)
                 if standings[0].candidate is candidate:
-                    best, since = standing, -1
+                    best, since, wasted = standing, -1, 0
             study.tell(trial, standing.mean)
             since += 1
-            if since > PATIENCE:
+            if since > PATIENCE or wasted > affordable:
                 break
         found = sorted(measured.values(), key=lambda s: (s is not best, s.dropped is not None, -s.mean))
         return PassResult(best.candidate, tuple(found))

@@ -29,14 +29,18 @@ def select(baseline: Standing, others: Sequence[Standing], seed: int) -> Selecti
     """Bootstrap bias corrected selection (BBC-CV: Tsamardinos, Greasidou and Borboudakis, 2018).
 
     The best of many candidates looks better on the examples it was picked by than it is. So: draw examples with
-    replacement, pick the candidate that is best on them, and score it on the examples that were not drawn. Only candidates
-    that saw most examples can be picked: all, unless the budget ran out. All standings list their outcomes in the same
-    order of examples.
+    replacement, pick the candidate that is best on them, and score it on the examples that were not drawn. A candidate that
+    a race dropped while it was behind could have been picked too, had chance favoured it: where it was not run, it counts
+    as being like the best. Others that have not seen all are left out. All standings list their outcomes in the same order
+    of examples.
     """
     others = [s for s in others if s is not baseline]
     count = max((len(s.outcomes) for s in others), default=len(baseline.outcomes)) or len(baseline.outcomes)
     complete = [baseline, *(s for s in others if len(s.outcomes) == count)]
-    scores = np.array([[outcome.score for outcome in standing.outcomes[:count]] for standing in complete])
+    best = max(complete, key=lambda s: s.mean)
+    compared = [*complete, *(s for s in others if len(s.outcomes) < count and _is_behind(s, best))]
+    filled = [(*s.outcomes[:count], *best.outcomes[len(s.outcomes) : count]) for s in compared]
+    scores = np.array([[outcome.score for outcome in outcomes] for outcomes in filled])
     rng = np.random.default_rng(seed)
     held_out: list[float] = []
     wins: list[float] = []
@@ -51,6 +55,11 @@ def select(baseline: Standing, others: Sequence[Standing], seed: int) -> Selecti
         held_out.append(float(scores[picked, rest].mean()))
         wins.append(0.5 if gained == 0 else float(gained > 0))
     if not held_out:  # a single example: nothing can be held out
-        return Selection(float(scores[:, 0].max()), 0.0, 1.0, 0.0, len(complete))
+        return Selection(float(scores[:, 0].max()), 0.0, 1.0, 0.0, len(compared))
     low, high = np.percentile(held_out, [2.5, 97.5])
-    return Selection(float(np.mean(held_out)), float(low), float(high), float(np.mean(wins)), len(complete))
+    return Selection(float(np.mean(held_out)), float(low), float(high), float(np.mean(wins)), len(compared))
+
+
+def _is_behind(dropped: Standing, best: Standing) -> bool:
+    seen = best.outcomes[: len(dropped.outcomes)]
+    return dropped.dropped is not None and bool(seen) and dropped.mean < sum(o.score for o in seen) / len(seen)

@@ -266,3 +266,28 @@ def test_a_compile_with_a_judge_in_it(tmp_path):
     row = still.evaluate(still.Predict(Reply), data, metric, lm=lm, ledger=tmp_path / "ledger.duckdb", progress=False)
     assert row.score == 0.75
     assert judged.calls == 6
+    # As in a new process: the ledger answers for this judge, and not for another.
+    again = ScriptedLM(lambda plan, inputs: {"reason": "So so.", "score": 3}, "judge")
+    metric = still.weighted({"reply": (exact, 1), "style": (still.judge("Is it polite?", lm=again), 1)})
+    row = still.evaluate(still.Predict(Reply), data, metric, lm=lm, ledger=tmp_path / "ledger.duckdb", progress=False)
+    assert (row.score, again.calls) == (0.75, 0)
+    other = ScriptedLM(lambda plan, inputs: {"reason": "Bad.", "score": 1}, "another judge")
+    metric = still.weighted({"reply": (exact, 1), "style": (still.judge("Is it polite?", lm=other), 1)})
+    row = still.evaluate(still.Predict(Reply), data, metric, lm=lm, ledger=tmp_path / "ledger.duckdb", progress=False)
+    assert (row.score, other.calls) == (0.5, 6)
+
+
+def test_a_resumed_compile_spends_what_its_judge_cost(tmp_path):
+    """An answer from the ledger counts against the budget as it did at first."""
+    data = still.Dataset([{"question": f"{i}?", "reply": "yes"} for i in range(6)], inputs=["question"])
+    spent = []
+    for _ in range(2):
+        judged = ScriptedLM(lambda plan, inputs: {"reason": "So so.", "score": 3}, "judge")
+        result = still.compile(
+            still.Predict("question -> reply"), data, data, still.judge("Is it polite?", lm=judged), level="O0",
+            lm=ScriptedLM(lambda plan, inputs: {"reply": "yes"}), ledger=tmp_path / "l.duckdb", progress=False,
+            budget=still.Budget(calls=1000),
+        )  # fmt: skip
+        spent.append((result.report.evidence.points[-1].calls, result.report.evidence.points[-1].tokens))
+    assert judged.calls == 0
+    assert spent[0] == spent[1] == (12, 12 * 12)

@@ -24,6 +24,7 @@ from still.compiler.ledger import (
     EvaluationRow,
     Ledger,
     RunRow,
+    VerdictRow,
     evaluation_key,
 )
 from still.errors import LedgerError
@@ -207,6 +208,21 @@ ledger.record(evaluation("a"))
 
 
 # --- damage
+
+
+def test_a_ledger_of_version_2_is_brought_up_to_date(tmp_path):
+    path = tmp_path / "old.duckdb"
+    with Ledger(path) as book:
+        book.record(VerdictRow(verdict_id="v", judge="j", score=0.5, calls=[("m", 3, 1)], run_id="r"))
+    with duckdb.connect(str(path)) as connection:
+        connection.execute("DROP TABLE verdicts; UPDATE meta SET schema_version = 2")
+        connection.execute("INSERT INTO artifacts VALUES ('p', 'd', 'r', 'c', 'n', 0.5, TIMESTAMP '2026-01-01 00:00:00')")
+    with Ledger(path) as book:
+        assert book.verdicts("j") == []
+        book.record(row := VerdictRow(verdict_id="v", judge="j", score=0.5, calls=[("m", 3, 1)], run_id="r"))
+        assert [one.verdict_id for one in book.verdicts("j")] == [row.verdict_id]
+        assert len(book.artifacts()) == 1
+        assert book.query("SELECT schema_version FROM meta")[1] == [(3,)]
 
 
 def test_other_files_are_refused_and_left_alone(tmp_path):

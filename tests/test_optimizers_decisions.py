@@ -20,6 +20,7 @@ from still.optimizers.calibration import (
     probabilities,
     smoothed_prior,
 )  # fmt: skip
+from still.optimizers.decisions import Decisions
 
 OPTIONS = ("red", "green", "blue")
 
@@ -120,6 +121,27 @@ def test_compiling_tries_scoring_and_reports_calibration(tmp_path):
         assert summary.field == "colour"
         assert summary.examples == 36
         assert f"{summary.error_before:.3f} before" in str(result.report)
+
+
+def test_what_is_scored_already_is_calibrated_for_nothing(tmp_path):
+    scored = still.Predict(Colour.with_updated_fields("colour", decide="score"))
+    result = still.compile(
+        scored, colours(12, 0), colours(12, 1), lm=still.LM(), passes=[Decisions()], ledger=tmp_path / "l.duckdb",
+        progress=False,
+    )  # fmt: skip
+    assert [row.name for row in result.report.rows] == ["baseline", "calibrated"]
+    baseline, calibrated = result.report.rows
+    assert calibrated.calls == baseline.calls == 12
+    with still.Ledger(tmp_path / "l.duckdb") as ledger:
+        spent = {
+            name: ledger.query(
+                "SELECT sum(prompt_tokens - cached_tokens), sum(prompt_tokens) FROM evaluations JOIN candidates USING "
+                f"(candidate_id) WHERE name = '{name}'"
+            )[1][0]
+            for name in ("baseline", "calibrated")
+        }
+    assert spent["calibrated"][0] == 0, "the scores are known, only the decisions are new"
+    assert spent["calibrated"][1] == spent["baseline"][1], "and count against a budget as they did"
 
 
 def test_a_calibrated_program_comes_back_from_its_artifact(tmp_path):

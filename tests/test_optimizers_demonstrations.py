@@ -172,3 +172,9 @@ def test_plain_dspy_predictors_become_plans():
     assert type(variant.predict) is still.Predict
     assert type(program.predict) is dspy.Predict
     assert type(BASELINE.apply(dspy.Predict("a -> b"))) is still.Predict
+
+
+def test_texts_without_words_have_no_nearest_and_do_no_harm(recwarn):
+    pool = NearestDemonstrations([{"text": str(i), "label": "a"} for i in range(4)], 2)
+    assert [d["text"] for d in pool.select({"text": "lamp"})] == ["1", "0"]
+    assert not recwarn.list

@@ -48,6 +48,12 @@ def variants():
     return dict(rewrites(Sort, list(data(30))))
 
 
+@pytest.mark.parametrize("bins", [("glass",), ("glass", "paper")])
+def test_a_dataset_of_one_word_has_no_telling_words(bins):
+    rows = [{"item": f"jar {i}", "bin": bins[i % len(bins)]} for i in range(12)]
+    assert "words for bin" not in dict(rewrites(Sort, list(still.Dataset(rows, inputs=["item"]))))
+
+
 def test_rewrites_by_hand():
     found = variants()
     assert found["plain"] == {"instructions": "Read the item and give the bin."}

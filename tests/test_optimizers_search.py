@@ -5,7 +5,8 @@ from typing import Literal
 import still
 from scripted import ScriptedLM
 from still.optimizers.candidate import Candidate, PredictorState
-from still.optimizers.context import Outcome, Standing
+from still.optimizers.context import Outcome, PassResult, Standing
+from still.optimizers.racing import race
 from still.optimizers.search import Search, make_space
 
 
@@ -119,3 +120,31 @@ def test_every_level_compiles(tmp_path):
         )  # fmt: skip
         assert result.report.level == level
         assert result.winner.name == "baseline", "it was perfect already"
+
+
+def test_what_is_right_everywhere_is_not_searched(tmp_path):
+    result = compiled(tmp_path, lambda plan, inputs: {"bin": next(b for b in BINS if inputs["item"].endswith(b))}, Program())
+    assert [row.name for row in result.report.rows] == ["baseline"]
+    assert any("nothing to gain" in note for note in result.report.notes)
+
+
+def test_the_search_ends_when_it_costs_too_much(tmp_path):
+    """After passes that did little, it may do half of that; alone, it goes on."""
+
+    class Before:
+        name = "before"
+
+        def run(self, program, baseline, context):
+            return PassResult(baseline, tuple(race(program, [baseline], context)))
+
+    def hopeless(plan, inputs):
+        right = next(b for b in BINS if inputs["item"].endswith(b))
+        return {"bin": right if inputs["depth"] == 1 and int(inputs["item"].split()[1]) % 2 else "none of them"}
+
+    alone = compiled(tmp_path / "alone", hopeless, Program())
+    after = still.compile(
+        Program(), data(12), data(30, 100), lm=ScriptedLM(hopeless), passes=[Before(), Search()], progress=False,
+        ledger=tmp_path / "l.duckdb",
+    )  # fmt: skip
+    assert len(after.report.rows) < len(alone.report.rows)
+    assert after.winner.name == alone.winner.name == "baseline"

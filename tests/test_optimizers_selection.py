@@ -1,5 +1,7 @@
 """What the best of many can be expected to do on new examples."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from still.optimizers.candidate import Candidate
@@ -73,3 +75,19 @@ def test_the_same_seed_gives_the_same_selection():
     rng = np.random.default_rng(3)
     baseline, *others = coins(6, 40, 0.5, rng)
     assert select(baseline, others, 7) == select(baseline, others, 7)
+
+
+def test_giving_up_on_what_is_behind_leaves_the_correction_as_it_is():
+    """Coins of the same quality: those that fell behind were stopped half way, and the best is still not believed."""
+    rng = np.random.default_rng(5)
+    whole, stopped = [], []
+    for trial in range(40):
+        baseline, *others = coins(8, 60, 0.5, rng)
+        best = max(others, key=lambda s: s.mean)
+        first = sum(o.score for o in best.outcomes[:30]) / 30
+        short = [replace(s, outcomes=s.outcomes[:30], dropped="behind") for s in others]
+        cut = [s if s is best or part.mean >= first else part for s, part in zip(others, short, strict=True)]
+        whole.append(select(baseline, others, trial).score)
+        stopped.append(select(baseline, cut, trial).score)
+    assert np.mean(stopped) == pytest.approx(np.mean(whole), abs=0.015)
+    assert np.mean(whole) == pytest.approx(0.5, abs=0.03)

@@ -16,6 +16,7 @@ from still.compiler.task import PASSES
 from still.optimizers.decisions import Decisions
 from still.optimizers.demonstrations import Demonstrations
 from still.optimizers.instructions import Instructions
+from still.optimizers.lean import Lean
 from still.optimizers.nearest import NearestDemonstrations
 from still.optimizers.search import Search
 from still.signatures.executor import Completion, Usage
@@ -121,6 +122,18 @@ class Scoring(ScriptedLM):
         return [Completion({"bin": chosen}, {}, Usage(), scores={"bin": scores})] * n
 
 
+def distracted(plan, inputs):
+    """Right with few demonstrations only."""
+    return {"bin": truth(inputs) if demonstrations(plan) <= 2 else "glass"}
+
+
+def full():
+    """More demonstrations than are good."""
+    program = still.Predict(Sort)
+    program.demos = [dict(example) for example in data(0, 8)]
+    return program
+
+
 CASES = {
     "demonstrations-labelled": (Demonstrations(), lambda: still.Predict(Sort), ScriptedLM(few_shot), {}),
     "demonstrations-nearest": (Demonstrations(), lambda: still.Predict(Sort), ScriptedLM(nearest_only), {}),
@@ -133,6 +146,7 @@ CASES = {
     "instructions-proposed": (
         Instructions(), lambda: still.Predict(Sort), ScriptedLM(taught), {"teacher": ScriptedLM(taught, "teacher")},
     ),
+    "lean": (Lean(), full, ScriptedLM(distracted), {}),
     "search": (Search(), Tuned, ScriptedLM(on_the_bottom), {}),
 }  # fmt: skip
 

@@ -1,0 +1,154 @@
+"""Leaner: for `objective="latency"`, what answers sooner than the program that the other passes found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+from typing import Any
+
+from ..signatures.bridge import Module
+from ..signatures.fieldset import constraints, special_fields
+from ..signatures.knob import named_knobs
+from .candidate import Candidate, PredictorState, current_state
+from .context import EvaluationContext, Forecast, PassResult
+from .instructions import unique
+from .racing import race
+from .rewrites import rewrites
+
+Change = Callable[[PredictorState, Any], PredictorState]
+"""Of a predictor's state and signature."""
+CHEAPEST = {"reasoning": False, "samples": 1}
+"""The values of `Predict`'s knobs that take least time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """One way to spend less. kind: of several cuts of a kind one is made."""
+
+    name: str
+    kind: str
+    change: Change
+
+
+class Lean:
+    """Try to take away from every predictor what costs time: demonstrations one half after the other, words of the
+    instructions, descriptions of outputs, reasoning and votes; and closed sets decoded where they are scored, and the other
+    way round. What a race does not drop is then cut together.
+
+    What is leaner takes the place of the winner only if it is better. It is here to be measured: which candidate is returned
+    the objective decides, by latencies that are timed at the end.
+    """
+
+    name = "lean"
+
+    def run(self, program: Module, baseline: Candidate, context: EvaluationContext) -> PassResult:
+        """Race all cuts against the winner so far, then the survivors together."""
+        made = list(_single(program, baseline))
+        context.expect((len(made) + 1) * len(context.dev))
+        standings = race(program, unique([baseline, *(candidate for _, candidate in made)]), context)
+        kept = {s.candidate.digest for s in standings if s.dropped is None}
+        # The last of a kind goes furthest.
+        survivors = {cut.kind: cut for cut, candidate in made if candidate.digest in kept}
+        together = _cut(program, baseline, list(survivors.values()))
+        if together.digest not in {s.candidate.digest for s in standings}:
+            again = race(program, unique([standings[0].candidate, together]), context)
+            standings = [*again, *(s for s in standings if s.candidate.digest not in {a.candidate.digest for a in again})]
+        return PassResult(standings[0].candidate, tuple(standings))
+
+    def forecast(self, program: Module, baseline: Candidate, context: EvaluationContext) -> Forecast:
+        """Each cut alone, and one of all together."""
+        made = tuple(unique([candidate for _, candidate in _single(program, baseline)]))
+        return Forecast((baseline, *made), made[-1:])
+
+
+def _single(program: Module, baseline: Candidate) -> Iterator[tuple[Cut, Candidate]]:
+    for cut in _cuts(program, baseline):
+        candidate = _cut(program, baseline, [cut])
+        if candidate.digest != _cut(program, baseline, []).digest:
+            yield cut, candidate
+
+
+def _cuts(program: Module, baseline: Candidate) -> Iterator[Cut]:
+    variant = baseline.apply(program)
+    most = max((_shown(current_state(p)) for _, p in variant.named_predictors()), default=0)
+    while most > 0:
+        most //= 2
+        shown = "1 demonstration" if most == 1 else f"{most or 'no'} demonstrations"
+        yield Cut(shown, "demonstrations", _fewer(most))
+    for what in ("plain", "bare"):
+        yield Cut(what, "instructions", _reworded(what))
+    yield Cut("short", "descriptions", _reworded("short"))
+    for way in ("score", "decode"):
+        yield Cut(f"all {way}d", "decisions", _deciding(way))
+    if any(getattr(module, knob.name) != CHEAPEST[knob.name] for _, module, knob in _costly(variant)):
+        yield Cut("one direct answer", "knobs", lambda state, signature: state)
+
+
+def _cut(program: Module, base: Candidate, cuts: Sequence[Cut]) -> Candidate:
+    """`base` with these cuts made in every predictor that is run as a plan."""
+    variant = base.apply(program)
+    states = dict(base.states)
+    for name, predictor in variant.named_predictors():
+        if not special_fields(predictor.signature):
+            state = base.states.get(name, current_state(predictor))
+            states[name] = reduce(lambda now, cut: cut.change(now, predictor.signature), cuts, state)
+    knobs = dict(base.knobs)
+    if any(cut.kind == "knobs" for cut in cuts):
+        knobs |= {path: CHEAPEST[knob.name] for path, _, knob in _costly(variant)}
+    prefix = "" if base.name == "baseline" else f"{base.name}, "
+    return Candidate(f"{prefix}{', '.join(cut.name for cut in cuts)}", "lean", states, knobs)
+
+
+def _costly(variant: Module) -> list[tuple[str, Any, Any]]:
+    """Knobs of predictors that make an answer take longer."""
+    predictors = {id(predictor) for _, predictor in variant.named_predictors()}
+    return [found for found in named_knobs(variant) if id(found[1]) in predictors and found[2].name in CHEAPEST]
+
+
+def _shown(state: PredictorState) -> int:
+    return state.nearest or len(state.demonstrations)
+
+
+def _fewer(count: int) -> Change:
+    def change(state: PredictorState, signature: Any) -> PredictorState:
+        if _shown(state) <= count:
+            return state
+        if count and state.nearest:
+            return replace(state, nearest=count)
+        # A draw is balanced from its beginning.
+        return replace(state, nearest=None, demonstrations=state.demonstrations[:count])
+
+    return change
+
+
+def _reworded(what: str) -> Change:
+    def change(state: PredictorState, signature: Any) -> PredictorState:
+        made = dict(rewrites(signature, ()))[what]
+        text = made.get("instructions")
+        if text is not None and len(text) < len(state.instructions or signature.instructions):
+            state = replace(state, instructions=text)
+        return _with_fields(state, made.get("fields", {}))
+
+    return change
+
+
+def _deciding(way: str) -> Change:
+    def change(state: PredictorState, signature: Any) -> PredictorState:
+        closed = [name for name, found in constraints(signature).items() if found.options and len(found.options) > 1]
+        given: dict[str, dict[str, Any]] = {}
+        for name in closed:
+            extra = {**(signature.output_fields[name].json_schema_extra or {}), **state.fields.get(name, {})}
+            if extra.get("decide", "decode") != way and extra.get("abstain_below") is None:
+                given[name] = {"decide": way}
+        uncalibrated = {n: {k: v for k, v in extra.items() if k != "calibration"} for n, extra in state.fields.items()}
+        return _with_fields(replace(state, fields=uncalibrated) if given else state, given)
+
+    return change
+
+
+def _with_fields(state: PredictorState, given: dict[str, dict[str, Any]]) -> PredictorState:
+    if not given:
+        return state
+    merged = {name: {**state.fields.get(name, {}), **new} for name, new in given.items()}
+    return replace(state, fields={**state.fields, **merged})

@@ -1,0 +1,31 @@
+"""What candidates cost to run, in tokens, by a measure that is the same in every run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from .context import Standing
+
+
+def work(standing: Standing) -> int:
+    """Tokens that the model has to compute for a candidate's runs, about.
+
+    What all its prompts begin with is computed once: where demonstrations are fixed, that is taken to be the shortest
+    prompt; where they are chosen per input, nothing. How much a cache really had depends on what else ran, so it is not
+    asked.
+    """
+    prompts = [outcome.prompt_tokens for outcome in standing.outcomes]
+    decoded = sum(outcome.decoded_tokens for outcome in standing.outcomes)
+    if any(state.nearest is not None for state in standing.candidate.states.values()):
+        return sum(prompts) + decoded
+    shared = min(prompts, default=0)
+    return sum(prompts) - shared * max(0, len(prompts) - 1) + decoded
+
+
+def total_work(standings: Iterable[Standing]) -> int:
+    """Of several candidates; one that is there more than once counts by its longest run."""
+    largest: dict[str, int] = {}
+    for standing in standings:
+        key = standing.candidate.digest
+        largest[key] = max(largest.get(key, 0), work(standing))
+    return sum(largest.values())

@@ -1,0 +1,22 @@
+"""What candidates cost, by a measure that no cache changes."""
+
+from still.optimizers.candidate import Candidate, PredictorState
+from still.optimizers.context import Outcome, Standing
+from still.optimizers.work import total_work, work
+
+
+def standing(name, prompts, nearest=None, cached=0):
+    outcomes = tuple(Outcome(1.0, prompt_tokens=tokens, cached_tokens=cached, decoded_tokens=2) for tokens in prompts)
+    return Standing(Candidate(name, "test", {"p": PredictorState(({"x": name},), nearest=nearest)}), outcomes)
+
+
+def test_what_prompts_begin_with_counts_once_unless_it_is_chosen_per_input():
+    assert work(standing("fixed", [100, 110, 105])) == 100 + 0 + 10 + 5 + 6
+    assert work(standing("nearest", [100, 110, 105], nearest=1)) == 315 + 6
+    assert work(standing("fixed", [100, 110, 105], cached=90)) == work(standing("fixed", [100, 110, 105]))
+    assert work(standing("nothing", [])) == 0
+
+
+def test_a_candidate_that_was_measured_twice_counts_once():
+    short, long = standing("a", [10]), standing("a", [10, 20])
+    assert total_work([short, long, standing("b", [5])]) == work(long) + work(standing("b", [5]))

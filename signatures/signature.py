@@ -10,6 +10,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import SchemaError
 
 from ..errors import SignatureError
+from .aliases import replace_aliases
 from .bridge import DspyPrediction, DspySignature, SignatureMeta
 from .fields import Input, Output
 from .fieldset import scorings, special_fields
@@ -53,6 +54,7 @@ class _Meta(SignatureMeta):  # type: ignore[misc]  # dspy ships no types
             raise SignatureError(f"signature {name}: pydantic refuses a field: {error}") from error
         # A class with names not defined yet is checked when it is lowered.
         if signature.__pydantic_complete__:
+            replace_aliases(signature)
             check_signature(signature)
         return signature
 

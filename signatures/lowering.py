@@ -61,6 +61,8 @@ def _lower(annotation: Any, metadata: tuple[Any, ...], field: str, last: bool) -
     some = _optional(annotation)
     if some is not None:
         constraint = _lower(some, metadata, field, last)
+        if isinstance(constraint, Choice) and None in constraint.members:
+            return Choice(field, declared, constraint.members, constraint.texts)
         if _parses(constraint, NONE):
             return _json(field, declared)
         return OptionalConstraint(field, declared, constraint)

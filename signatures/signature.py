@@ -49,7 +49,8 @@ class _Meta(SignatureMeta):  # type: ignore[misc]  # dspy ships no types
     def __new__(mcs, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **options: Any) -> Any:
         try:
             signature = super().__new__(mcs, name, bases, namespace, **options)
-        except (SchemaError, PydanticUserError, AssertionError) as error:  # an empty Literal fails an assertion
+        # An empty Literal fails an assertion, an e-mail address needs a package.
+        except (SchemaError, PydanticUserError, AssertionError, ImportError) as error:
             _blame(namespace)
             raise SignatureError(f"signature {name}: pydantic refuses a field: {error}") from error
         # A class with names not defined yet is checked when it is lowered.

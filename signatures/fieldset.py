@@ -10,6 +10,7 @@ from pydantic.errors import PydanticUndefinedAnnotation
 from pydantic.fields import FieldInfo
 
 from ..errors import SignatureError
+from .aliases import replace_aliases
 from .bridge import DspyType, History, Tool
 from .constraint import Constraint
 from .lowering import lower_type
@@ -54,6 +55,7 @@ def _resolve(signature: Any) -> None:
             raise SignatureError(
                 f"signature {signature.__name__}: a field's type names {error.name!r}, which its module does not define"
             ) from None
+    replace_aliases(signature)  # dspy's own signatures have them too
 
 
 def description(name: str, field: FieldInfo) -> str:

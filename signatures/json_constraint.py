@@ -38,9 +38,11 @@ class JsonConstraint(Constraint):
         return f"JSON {self.description}"
 
     def _write(self, value: Any) -> str:
-        plain, data = (
-            self._writer.to_python(value, mode=mode, by_alias=True, round_trip=True) for mode in ("python", "json")
-        )
+        data = self._writer.to_python(value, mode="json", by_alias=True, round_trip=True)
+        try:
+            plain = self._writer.to_python(value, mode="python", by_alias=True, round_trip=True)
+        except TypeError:  # a set of models, which are dicts here: no set can hold those
+            plain = value
         return json.dumps(_in_order(plain, data), ensure_ascii=False, allow_nan=False)
 
     def _read(self, text: str) -> Any:

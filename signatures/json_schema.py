@@ -20,7 +20,6 @@ from .schema_parts import (
     FRACTION,
     STRING_LIMIT,
     anything,
-    below_zero,
     bounded,
     closed,
     distinct,
@@ -30,6 +29,8 @@ from .schema_parts import (
     keyed,
     limited,
     members,
+    nonzero,
+    tagged,
     text_of,
 )
 
@@ -181,6 +182,17 @@ class DecodeSchema(DeclaredSchema):
 
     one_by_one = True
 
+    def generate(self, schema: core_schema.CoreSchema, mode: JsonSchemaMode = "validation") -> JsonSchemaValue:
+        written = super().generate(schema, mode)
+        tagged(written, written.get("$defs", {}))
+        return written
+
+    def bytes_schema(self, schema: core_schema.BytesSchema) -> JsonSchemaValue:
+        written = super().bytes_schema(schema)
+        if "minLength" in written or "maxLength" in written:
+            written["pattern"] = "^[ -~]*$"  # lengths are in bytes: these have one each
+        return {"maxLength": max(STRING_LIMIT, 2 * int(written.get("minLength", 0))), **written}
+
     def any_schema(self, schema: core_schema.AnySchema) -> JsonSchemaValue:
         return anything()
 
@@ -190,10 +202,10 @@ class DecodeSchema(DeclaredSchema):
         return written
 
     def int_schema(self, schema: core_schema.IntSchema) -> JsonSchemaValue:
-        return below_zero(bounded(super().int_schema(schema)))
+        return nonzero(bounded(super().int_schema(schema)))
 
     def float_schema(self, schema: core_schema.FloatSchema) -> JsonSchemaValue:
-        return below_zero({"multipleOf": FRACTION, **bounded(super().float_schema(schema))})
+        return nonzero({"multipleOf": FRACTION, **bounded(super().float_schema(schema))})
 
     def list_schema(self, schema: core_schema.ListSchema) -> JsonSchemaValue:
         return limited(super().list_schema(schema), "Items")

@@ -29,7 +29,7 @@ class _Sketcher:
             return " or ".join(json.dumps(value, ensure_ascii=False) for value in schema["enum"])
         for key in ("anyOf", "oneOf"):
             if key in schema:
-                return " or ".join(self.draw(option) for option in schema[key])
+                return " or ".join(dict.fromkeys(self.draw(option) for option in schema[key]))
         return self._plain(schema)
 
     def _plain(self, schema: dict[str, Any]) -> str:
@@ -42,7 +42,9 @@ class _Sketcher:
             return str(schema.get("description") or schema.get("format") or "text")
         if kind == "array":
             fixed = [self.draw(item) for item in schema.get("prefixItems", ())]
-            return "[" + ", ".join(fixed or [self.draw(schema.get("items")), "..."]) + "]"
+            if not fixed and schema.get("maxItems") != 0:
+                fixed = [self.draw(schema.get("items")), "..."]
+            return "[" + ", ".join(fixed) + "]"
         if kind == "object":
             return "{" + ", ".join(self._members(schema)) + "}"
         return {"boolean": "true or false", "null": "null"}.get(str(kind), "anything")

@@ -6,7 +6,6 @@ import enum
 import json
 import math
 import types
-import typing
 from collections.abc import Sequence
 from decimal import Decimal
 from functools import lru_cache
@@ -14,10 +13,10 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import Field, TypeAdapter
 from pydantic.errors import PydanticUserError
-from pydantic.fields import FieldInfo
 from pydantic_core import SchemaError
 
 from ..errors import ConstraintError, SignatureError
+from .aliases import unwrap
 from .choice import Choice, choice_texts
 from .cited import Cited, CitedConstraint
 from .constraint import Constraint
@@ -51,7 +50,7 @@ def lower_type(annotation: Any, metadata: Sequence[Any] = (), field: str = "valu
 
 
 def _lower(annotation: Any, metadata: tuple[Any, ...], field: str, last: bool) -> Constraint:
-    annotation, inner = _unwrap(annotation)
+    annotation, inner = unwrap(annotation)
     metadata = (*inner, *metadata)
     declared: Any = Annotated[(annotation, *metadata)] if metadata else annotation
     members = _members(annotation)
@@ -62,6 +61,8 @@ def _lower(annotation: Any, metadata: tuple[Any, ...], field: str, last: bool) -
     some = _optional(annotation)
     if some is not None:
         constraint = _lower(some, metadata, field, last)
+        if isinstance(constraint, Choice) and None in constraint.members:
+            return Choice(field, declared, constraint.members, constraint.texts)
         if _parses(constraint, NONE):
             return _json(field, declared)
         return OptionalConstraint(field, declared, constraint)
@@ -71,38 +72,6 @@ def _lower(annotation: Any, metadata: tuple[Any, ...], field: str, last: bool) -
         return _cited(declared, annotation, field)
     number = _number(annotation, declared, metadata, field) if annotation in (int, float, Decimal) else None
     return number or _formatted(field, declared) or _json(field, declared)
-
-
-def _unwrap(annotation: Any) -> tuple[Any, tuple[Any, ...]]:
-    """Take a type out of `Annotated`, `NewType` and `type` statements."""
-    metadata: tuple[Any, ...] = ()
-    while True:
-        if get_origin(annotation) is Annotated:
-            annotation, *found = get_args(annotation)
-            metadata = (*_flat(found), *metadata)
-        elif isinstance(annotation, typing.NewType):
-            annotation = annotation.__supertype__
-        elif hasattr(annotation, "__value__") and _is_plain_alias(annotation):
-            annotation = annotation.__value__
-        else:
-            return annotation, metadata
-
-
-def _is_plain_alias(alias: Any) -> bool:
-    """Whether a `type` statement's right-hand side can stand for it: one with parameters, or with names in quotes (its
-    own, mostly), only pydantic can read."""
-    return not get_args(alias) and not alias.__type_params__ and not _is_quoted(alias.__value__)
-
-
-def _is_quoted(annotation: Any) -> bool:
-    return isinstance(annotation, str | typing.ForwardRef) or any(_is_quoted(part) for part in get_args(annotation))
-
-
-def _flat(metadata: Sequence[Any]) -> list[Any]:
-    flat: list[Any] = []
-    for item in metadata:
-        flat.extend(item.metadata if isinstance(item, FieldInfo) else [item])
-    return flat
 
 
 def _members(annotation: Any) -> tuple[Any, ...] | None:

@@ -61,12 +61,42 @@ def bounded(schema: Schema) -> Schema:
     return found
 
 
-def below_zero(schema: Schema) -> Schema:
-    """A number below zero, said without zero: llguidance takes "-0" for less than 0."""
-    if schema.get("exclusiveMaximum") != 0:
-        return schema
+def nonzero(schema: Schema) -> Schema:
+    """A number above or below zero, said without zero: llguidance takes "-0" for less than 0, and "0" for more where the
+    other bound is below 1."""
+    found = dict(schema)
     step = schema.get("multipleOf", 1 if schema["type"] == "integer" else FRACTION)
-    return {**{key: value for key, value in schema.items() if key != "exclusiveMaximum"}, "maximum": -step}
+    if found.get("exclusiveMaximum") == 0:
+        del found["exclusiveMaximum"]
+        found["maximum"] = -step
+    if found.get("exclusiveMinimum") == 0:
+        del found["exclusiveMinimum"]
+        found["minimum"] = step
+    return found
+
+
+def tagged(schema: Any, definitions: Schema) -> None:
+    """Have every alternative of a discriminated union say its tag, in place: pydantic looks for it before it knows of
+    defaults. What is decoded always can."""
+    if isinstance(schema, list):
+        for item in schema:
+            tagged(item, definitions)
+    elif isinstance(schema, dict):
+        tag = schema.get("discriminator", {})
+        if isinstance(tag, dict) and "propertyName" in tag:
+            for option in schema.get("oneOf", ()):
+                _require(option, tag["propertyName"], definitions)
+        for value in schema.values():
+            tagged(value, definitions)
+
+
+def _require(schema: Schema, name: str, definitions: Schema) -> None:
+    if "$ref" in schema:
+        _require(definitions[str(schema["$ref"]).removeprefix("#/$defs/")], name, definitions)
+    for option in schema.get("oneOf", schema.get("anyOf", ())):
+        _require(option, name, definitions)
+    if name in schema.get("properties", {}) and name not in schema.get("required", ()):
+        schema["required"] = [*schema.get("required", ()), name]
 
 
 def limited(schema: Schema, what: str) -> Schema:

@@ -10,6 +10,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import SchemaError
 
 from ..errors import SignatureError
+from .aliases import replace_aliases
 from .bridge import DspyPrediction, DspySignature, SignatureMeta
 from .fields import Input, Output
 from .fieldset import scorings, special_fields
@@ -56,11 +57,13 @@ class _Meta(SignatureMeta):  # type: ignore[misc]  # dspy ships no types
     def __new__(mcs, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **options: Any) -> Any:
         try:
             signature = super().__new__(mcs, name, bases, namespace, **options)
-        except (SchemaError, PydanticUserError, AssertionError) as error:  # an empty Literal fails an assertion
+        # An empty Literal fails an assertion, an e-mail address needs a package.
+        except (SchemaError, PydanticUserError, AssertionError, ImportError) as error:
             _blame(namespace)
             raise SignatureError(f"signature {name}: pydantic refuses a field: {error}") from error
         # A class with names not defined yet is checked when it is lowered.
         if signature.__pydantic_complete__:
+            replace_aliases(signature)
             check_signature(signature)
         return signature
 

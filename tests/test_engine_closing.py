@@ -1,6 +1,8 @@
 """Values that run out of tokens are brought to the shortest end their grammar allows."""
 
+import datetime
 import json
+import random
 from typing import Annotated, Literal
 
 import pytest
@@ -9,9 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from llguidance import LLMatcher, LLTokenizer
 from pydantic import BaseModel, Field
+from random_types import random_type
 from still.backends.engine import Decode, Engine, Request, Sampling, shortest_completion
+from still.errors import SignatureError
 from still.signatures.lowering import lower_type
 from still.signatures.plan import Decode as PlanDecode
+
+BYTES = LLTokenizer("byte")
 
 
 class Line(BaseModel):
@@ -94,9 +100,72 @@ def test_any_beginning_can_be_ended(kind, last, seed, length):
     step.parse((written + found).decode())
 
 
-def random_beginning(grammar, seed, length):
-    import random
+@pytest.mark.parametrize("number", range(60))
+def test_no_end_is_longer_than_one_that_is_known(number):
+    """A random value of a random type, cut anywhere: what was cut off is one way to end it; the shortest is no longer."""
+    constraint, last = lowered(number)
+    step = PlanDecode("value", constraint, "end" if last else "newline", 100)
+    chance = random.Random(number)
+    for seed in range(4):
+        whole = random_text(step.grammar(), 60 * number + seed)
+        cut = chance.randrange(len(whole) + 1)
+        found = shortest_completion(step.grammar(), whole[:cut], 4096)
+        assert found is not None
+        assert len(found) <= len(whole) - cut
+        step.parse((whole[:cut] + found).decode())
 
+
+class Visit(BaseModel):
+    name: str
+    day: datetime.date
+    at: datetime.datetime | None = None
+
+
+@pytest.mark.parametrize(
+    ("kind", "written", "size"),
+    [
+        (Visit, " {", 33),
+        (Visit, ' {"name": "', 24),
+        (dict[str, Visit], ' {"a": {"name": "b", "day": "2024-02-', 6),
+        (dict[str, Visit], ' {"a": {"name": "b", "day": "2024-02-29", "at": ', 7),
+        (list[Visit], ' [{"name": "b", "day": "2024-02-29", "at": "', 23),
+    ],
+    ids=str,
+)
+def test_free_text_in_front_is_not_filled(kind, written, size):
+    found = shortest_completion(grammar_of(kind).grammar(), written.encode(), 4096)
+    assert len(found) == size
+    grammar_of(kind).parse(written + found.decode())
+
+
+def random_text(grammar, seed):
+    """A complete text of a grammar, drawn byte by byte, with a leaning towards its end."""
+    chance = random.Random(seed)
+    matcher, text = LLMatcher(BYTES, grammar, log_level=0), bytearray()
+    while not (matcher.is_accepting() and chance.random() < 0.3):
+        mask = matcher.compute_bitmask()
+        allowed = [byte for byte in range(256) if mask[byte // 8] >> (byte % 8) & 1]
+        if not allowed:
+            break
+        ends = [byte for byte in allowed if byte in b'"]},\n']
+        text.append(chance.choice(ends) if ends and chance.random() < 0.4 else chance.choice(allowed))
+        matcher.consume_token(text[-1])
+    assert matcher.is_accepting()
+    return bytes(text)
+
+
+def lowered(number):
+    """A constraint for a random type that has values, and whether it stands last in its signature."""
+    chance = random.Random(1000 + number)
+    while True:
+        last = chance.random() < 0.5
+        try:
+            return lower_type(random_type(chance, 4), field="value", last=last), last
+        except SignatureError:
+            continue
+
+
+def random_beginning(grammar, seed, length):
     chance = random.Random(seed)
     matcher = LLMatcher(LLTokenizer("byte"), grammar, log_level=0)
     written = bytearray()

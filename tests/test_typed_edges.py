@@ -159,6 +159,24 @@ class Chain(BaseModel):
     rest: Optional["Chain"] = None
 
 
+class Poodle(BaseModel):
+    kind: Literal["dog"] = "dog"
+
+
+class Siamese(BaseModel):
+    kind: Literal["cat"] = "cat"
+
+
+class Pets(BaseModel):
+    """A union whose tag has defaults, which pydantic does not look at."""
+
+    first: Annotated[Poodle | Siamese, Field(discriminator="kind")] = Siamese()
+
+
+class Frozen(BaseModel, frozen=True):
+    size: conint(ge=1, le=2)
+
+
 @dataclass
 class Order:
     id: Annotated[int, Field(ge=1)]
@@ -202,6 +220,13 @@ CASES = [
     (conint(lt=0), {"-1": -1}, ["0", "-0"]),
     (confloat(ge=-1, lt=0), {"-0.5": -0.5, "-1": -1.0}, ["0", "-0", "-0.0", "-0.000"]),
     (list[confloat(lt=0)], {"[-0.5]": [-0.5]}, ["[-0]", "[0]"]),
+    (confloat(gt=0, lt=0.5), {"0.000001": 1e-6, "0.499999": 0.499999}, ["0", "0.0", "0.5", "-0.1"]),
+    (Annotated[float, Field(multiple_of=0.25, gt=0, lt=0.5)], {"0.25": 0.25}, ["0", "0.5", "0.3"]),
+    (confloat(gt=-0.5, lt=0.25), {"-0.4": -0.4, "0": 0.0}, ["-0.5", "0.25", "0.3"]),
+    (Annotated[bytes, Field(min_length=2, max_length=3)], {'"ab"': b"ab"}, ['"é"', '"a"', '"abcd"']),
+    (Literal["a", None] | None, {"a": "a", "none": None}, ["null", "b"]),
+    (list[Pets], {'[{"first": {"kind": "dog"}}, {}]': [Pets(first=Poodle()), Pets()]}, ['[{"first": {}}]']),
+    (set[Frozen], {'[{"size": 1}, {"size": 2}]': {Frozen(size=1), Frozen(size=2)}}, ['[{"size": 3}]']),
     (confloat(gt=0, lt=1), {"0.5": 0.5, "0.000001": 1e-6}, ["0", "1", "0.0", "1.5", ".5"]),
     (Annotated[float, Field(multiple_of=0.1, ge=0, le=1)], {"0.3": 0.3, "1": 1.0}, ["0.35", "1.1"]),
     (Penny, {"0.5": Decimal("0.5"), "1.99": Decimal("1.99")}, ["0.49", "2", "1.999"]),
@@ -361,6 +386,10 @@ def test_a_type_whose_package_is_missing_says_which(monkeypatch):
     monkeypatch.setattr("pydantic.networks.email_validator", None)
     with pytest.raises(SignatureError, match=r"field 'answer'.*email-validator"):
         lower_type(EmailStr, field="answer")
+    with pytest.raises(SignatureError, match=r"field 'answer'.*email-validator"):
+
+        class Asked(still.Signature):
+            answer: EmailStr = still.Output()
 
 
 @pytest.mark.filterwarnings("ignore::pydantic.json_schema.PydanticJsonSchemaWarning")
@@ -427,6 +456,7 @@ def test_pydantic_has_the_last_word(kind, good, bad, why):
         (set[Grade], 'JSON ["good" or "bad", ...]'),
         (dict[Grade, int], 'JSON {"good": integer, "bad": integer}'),
         (HttpUrl, "URL"),
+    (tuple[()], "JSON []"),
         (Penny, "number of at least 0.5 less than 2, a multiple of 0.01"),
     ],
 )

@@ -46,7 +46,8 @@ def _measured(case: str, step: Any) -> dict[str, Any]:
         result = still.compile(program, train, dev, metric, passes=[Distil(), step], lm=lm, ledger=ledger, progress=False)
         places = {"sft": _made(ledger, "scores"), "after": _made(ledger, "told")}
         for name, place in places.items():
-            scores[name] = [metric(example, answer) for example, answer in zip(test, _answers(program, place, test, lm), strict=True)]
+            answers = _answers(program, place, test, lm)
+            scores[name] = [metric(example, answer) for example, answer in zip(test, answers, strict=True)]
     means = {name: sum(found) / len(found) for name, found in scores.items()}
     return {**means, "p": paired_p_value(scores["after"], scores["sft"], 0), "tested": len(test),
             "dev": {row.name: row.score for row in result.report.rows}, "notes": list(result.report.notes)}  # fmt: skip
@@ -62,8 +63,8 @@ def _made(ledger: Path, key: str) -> Path:
 
 def _answers(program: Any, place: Path, test: Any, lm: Any) -> list[Any]:
     import dspy
-    from still.optimizers.distil import _bare
     from still.optimizers.candidate import Candidate
+    from still.optimizers.distil import _bare
     from still.optimizers.tuning import with_adapter
 
     bare = _bare(program, Candidate("baseline", "baseline"))

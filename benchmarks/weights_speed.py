@@ -95,7 +95,8 @@ def trl_sft() -> dict[str, Any]:
 
 
 def _told(tokens: int, seconds: float, cpu: float) -> dict[str, Any]:
-    return {"tokens_per_second": tokens / seconds, "tokens_per_cpu_second": tokens / cpu, "tokens": tokens, "seconds": seconds}
+    speeds = {"tokens_per_second": tokens / seconds, "tokens_per_cpu_second": tokens / cpu}
+    return {**speeds, "tokens": tokens, "seconds": seconds}
 
 
 SPEEDS: dict[str, Callable[[], dict[str, Any]]] = {"still_sft": still_sft, "trl_sft": trl_sft}

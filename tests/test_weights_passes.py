@@ -44,6 +44,19 @@ def test_a_pass_goes_on_from_what_was_distilled(lm, tmp_path, step, name, monkey
     assert compiled(lm, tmp_path, BEGUN, step).digest == result.digest
 
 
+def test_sampled_answers_count_against_the_budget(lm, tmp_path):
+    """Distilled within it, sampled until it is spent: 30 and 70 examples, then 6 answers to each of 50."""
+    train, dev = data(0)
+    begun = compiled(lm, tmp_path, BEGUN).report.spent["calls"]
+    result = still.compile(
+        still.Predict(Size), train, dev, passes=[BEGUN, PREFER], lm=lm, ledger=tmp_path / "ledger.duckdb",
+        budget=still.Budget(calls=int(begun) + 10), progress=False,
+    )  # fmt: skip
+    assert result.report.spent["calls"] == begun + 50 * 6
+    assert "prefer: broken off" in result.report.notes
+    assert result.report.winner == "distilled"
+
+
 @pytest.mark.parametrize("step", [PREFER, REINFORCE])
 def test_without_an_adapter_there_is_nothing_to_go_on_from(lm, tmp_path, step):
     result = compiled(lm, tmp_path, step)

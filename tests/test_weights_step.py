@@ -48,7 +48,8 @@ def test_a_node_is_a_prefix_and_is_computed_once(drawn):
 def test_layers_are_their_formula():
     """y = x Wᵀ + bias + s x Aᵀ Bᵀ, and the gradients of Σ g y that follow, written out."""
     torch.manual_seed(0)
-    x, w, bias, a, b, g = (torch.randn(*size, dtype=torch.float64) for size in ((2, 5, 6), (4, 6), (4,), (3, 6), (4, 3), (2, 5, 4)))
+    sizes = (2, 5, 6), (4, 6), (4,), (3, 6), (4, 3), (2, 5, 4)
+    x, w, bias, a, b, g = (torch.randn(*size, dtype=torch.float64) for size in sizes)
     s = 0.7
     for each in (x, a, b):
         each.requires_grad_()

@@ -6,7 +6,7 @@ and keeps what each of them needs for its gradient. The parameters stay PEFT's: 
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -19,13 +19,13 @@ def adapt(network: Any) -> bool:
     import torch
     from peft.tuners.lora import Linear, LoraLayer
 
-    layers = [module for module in network.modules() if isinstance(module, LoraLayer)]
+    layers: list[Any] = [module for module in network.modules() if isinstance(module, LoraLayer)]
     for layer in layers:
         drop: Any = layer.lora_dropout["default"]
-        if not isinstance(layer, Linear) or type(layer.base_layer) is not torch.nn.Linear or getattr(drop, "p", 0.0):
+        if not isinstance(layer, Linear) or type(layer.base_layer) is not torch.nn.Linear or drop.__dict__.get("p", 0.0):
             return False
     for layer in layers:
-        layer.forward = partial(_forward, layer)  # type: ignore[method-assign, assignment]
+        layer.forward = partial(_forward, layer)
     return True
 
 
@@ -43,18 +43,9 @@ def adapted_linear(x: Tensor, w: Tensor, bias: Tensor | None, a: Tensor, b: Tens
     return found
 
 
+@cache
 def _function() -> Any:
     """Made at the first call: torch is imported only where something is trained."""
-    global _made  # noqa: PLW0603
-    if _made is None:
-        _made = _make()
-    return _made
-
-
-_made: Any = None
-
-
-def _make() -> Any:
     import torch
 
     class AdaptedLinear(torch.autograd.Function):

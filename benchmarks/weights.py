@@ -10,7 +10,8 @@
 wall time of training steps, `compile_seconds` of all of the compile. O3 here is the pass `distil` alone, on all train rows
 (with labels it does not need what O2 found); O2 chooses among 100 train and 100 dev rows, as in compile.py. Case throughput:
 tokens a second of LoRA training on trec's rows, prompts included, beside trl's SFTTrainer with the same adapter, batch
-size and number format. `others` is the share of the machine's processors that other programs took.
+size and number format. Cases NAME_preferred: what DPO and GRPO add to SFT. `others` is the share of the machine's
+processors that other programs took.
 """
 
 from __future__ import annotations
@@ -24,10 +25,12 @@ from typing import Any
 from cells import cached, measure, print_metric, watched
 from compile_sets import is_there
 from typed_systems import version_of
+from weights_preferences import PREFERENCES, SIZES
 from weights_sets import SETS, task_of
 from weights_speed import SPEEDS
 
 SYSTEMS = ("still_O0", "still_O2", "still_O3")
+ALL = (*SETS, "throughput", "preferences")
 TIMEOUT = 3 * 3600
 O2_ROWS = 100
 
@@ -36,6 +39,8 @@ def run_cell(case: str, system: str) -> dict[str, Any]:
     """Measure one cell."""
     if case == "throughput":
         return SPEEDS[system]()
+    if system in PREFERENCES:
+        return PREFERENCES[system](case.removesuffix("_preferred"))
     import still
 
     task = task_of(case)
@@ -69,7 +74,7 @@ def _compiled(program: Any, task: Any, system: str, lm: Any, ledger: Path) -> tu
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cell", nargs=2, metavar=("CASE", "SYSTEM"), help="measure one cell and print its metrics")
-    parser.add_argument("--sets", nargs="+", default=[*SETS, "throughput"], choices=[*SETS, "throughput"], metavar="SET")
+    parser.add_argument("--sets", nargs="+", default=list(ALL), choices=ALL, metavar="SET")
     parser.add_argument("--systems", nargs="+", default=list(SYSTEMS), choices=SYSTEMS, metavar="SYSTEM")
     parser.add_argument("--quick", action="store_true", help="the quick selection")
     parser.add_argument("--cached", action="store_true", help="measure nothing")
@@ -89,7 +94,7 @@ def main() -> None:
         if row is not None:
             rows.append(row)
             print(case, system, row["metrics"], flush=True)
-    for metric in ("test", "prompt_tokens", "train_seconds", "tokens_per_second"):
+    for metric in ("test", "prompt_tokens", "train_seconds", "tokens_per_second", "sft", "after", "p"):
         having = [row for row in rows if metric in row["metrics"]]
         if having:
             print_metric(having, metric)
@@ -103,6 +108,8 @@ def _cells(options: argparse.Namespace) -> list[tuple[str, str]]:
     for case in sets:
         if case == "throughput":
             found += [(case, system) for system in SPEEDS]
+        elif case == "preferences":
+            found += [(f"{name}_preferred", system) for name in SIZES if is_there(name) for system in PREFERENCES]
         elif is_there(case):
             found += [(case, system) for system in systems]
         else:

@@ -10,16 +10,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic_core import to_jsonable_python
-
 from ..errors import ConstraintError, SignatureError, TrainingError
 from ..signatures.bridge import Example, Module
 from ..signatures.fieldset import special_fields
 from ..signatures.layout import lower
+from .budget import OutOfBudget
 from .candidate import Candidate, PredictorState
 from .context import EvaluationContext, Forecast, PassResult, Standing
 from .racing import measure, race
-from .tuning import asked_signature, kept, with_adapter
+from .tuning import FAILURES, asked_signature, kept, untested, with_adapter
 from .weights.lora import Lora
 from .weights.row import Row
 from .weights.rows import RowWriter, distinct_rows
@@ -35,12 +34,16 @@ RECORD = "record.json"
 class Distil:
     """Trains one adapter for all predictors: on the labels, where the data has a predictor's outputs, else on runs of the
     best program so far (of the teacher, if there is one) that the metric finds right. Raises nothing: where training cannot
-    be done or fails, a note says why, and what was the best stays.
+    be done or fails, a note says why, and what was the best stays. Where the budget ends a training, the best of its
+    finished epochs counts; the same compile with more of it goes on from there.
+
+    held_out: examples to be tested on later. Train examples with their inputs are not trained on; those of dev never are.
     """
 
     lora: Lora = field(default_factory=Lora)
     settings: SftSettings = field(default_factory=SftSettings)
     precision: Precision = "bf16"
+    held_out: Sequence[Example] = ()
 
     name = "distil"
 
@@ -48,7 +51,7 @@ class Distil:
         """Train, and keep the adapter if it does better on dev, or as well with a shorter prompt."""
         try:
             return self._run(program, baseline, context)
-        except (TrainingError, MemoryError) as error:
+        except FAILURES as error:
             return PassResult(baseline, (), (f"distil: {error or 'out of memory'}; {baseline.name} stays",))
 
     def forecast(self, program: Module, baseline: Candidate, context: EvaluationContext) -> Forecast:
@@ -65,7 +68,7 @@ class Distil:
             raise TrainingError(f"{lm.model} is not a local model: weights are trained for still.LM only")
         bare = _bare(program, baseline)
         context.report("writing rows")
-        rows, notes = _rows(program, baseline, bare, context)
+        rows, notes = _rows(program, baseline, bare, context, untested(context, self.held_out))
         standings: list[Standing] = []
 
         def tried(folder: Path) -> float:
@@ -75,10 +78,16 @@ class Distil:
             return standings[-1].mean
 
         folder = context.folder / self._key(lm.digest, rows)[:16]
-        record = self._trained(lm.local.model, rows, folder, tried, context)
+        try:
+            record = self._trained(lm.local.model, rows, folder, tried, context)
+        except OutOfBudget:
+            if not standings:
+                raise
+            record = None
         best = with_adapter(bare, folder / "best", "distilled")
         ahead = race(program, [baseline, best], context)
-        notes = (*notes, _told(record, ahead))
+        broken_off = f"distil: the budget ended it after {len(standings)} epochs; the best of them counts"
+        notes = (*notes, broken_off if record is None else _told(record, ahead))
         return PassResult(kept(ahead, best), (*ahead, *standings), notes)
 
     def _trained(
@@ -129,7 +138,7 @@ def _labelled(program: Module, context: EvaluationContext) -> bool:
 
 
 def _rows(
-    program: Module, baseline: Candidate, bare: Candidate, context: EvaluationContext
+    program: Module, baseline: Candidate, bare: Candidate, context: EvaluationContext, indices: Sequence[int]
 ) -> tuple[list[Row], tuple[str, ...]]:  # fmt: skip
     variant = bare.apply(program)
     for name, predictor in variant.named_predictors():
@@ -137,8 +146,6 @@ def _rows(
             raise TrainingError(f"predictor {name!r}: fields {sorted(special)} are of dspy's own types, which have no plan")
     local = context.lm.local
     writer = RowWriter(local.engine, local.prompter)
-    seen = {_inputs_key(example, context) for example in context.dev}
-    indices = [i for i, example in enumerate(context.train) if _inputs_key(example, context) not in seen]
     notes = _leaks(len(context.train) - len(indices))
     calls = (
         ((variant.named_predictors()[0][0], context.train[i], context.train[i], str(i)) for i in indices)
@@ -166,13 +173,9 @@ def _calls(
             yield from ((step.predictor, step.inputs, step.outputs, str(i)) for step in rollout.trace if step.outputs)
 
 
-def _inputs_key(example: Example, context: EvaluationContext) -> str:
-    values = {name: example[name] for name in sorted(context.input_fields)}
-    return json.dumps(to_jsonable_python(values, fallback=repr), sort_keys=True)
-
-
 def _leaks(count: int) -> tuple[str, ...]:
-    return (f"distil: {count} train examples have the inputs of a dev example, and were not trained on",) if count else ()
+    told = f"distil: {count} train examples have the inputs of a dev example or of one held out, and were not trained on"
+    return (told,) if count else ()
 
 
 def _told(record: SftRecord, ahead: Sequence[Standing]) -> str:
@@ -181,5 +184,6 @@ def _told(record: SftRecord, ahead: Sequence[Standing]) -> str:
     scores = ", ".join(f"{score:.3f}" for score in record.scores)
     return (
         f"distil: {record.rows} rows, {len(record.losses)} steps, {record.tokens:,} tokens in {record.seconds:.0f} s "
-        f"({record.tokens_per_second:.0f} tokens/s); on dev after each epoch {scores}; prompt tokens an example: {per}"
+        f"({record.tokens_per_second:.0f} tokens/s, {record.memory / 1e9:.1f} GB at most); "
+        f"on dev after each epoch {scores}; prompt tokens an example: {per}"
     )

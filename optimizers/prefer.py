@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import TrainingError
-from ..signatures.bridge import Module
+from ..signatures.bridge import Example, Module
 from .candidate import Candidate
 from .context import EvaluationContext, Forecast, PassResult
 from .racing import race
-from .tuning import Tuned, kept, with_adapter
+from .tuning import FAILURES, Tuned, kept, untested, with_adapter
 from .weights.dpo import DpoSettings, train_dpo
 from .weights.pairs import Pair, Scored, ranked_pairs
 from .weights.rows import answer_end
@@ -30,7 +31,7 @@ class Prefer:
     nothing to prefer, or training fails, a note says why.
 
     examples: at most so many are sampled from. samples: answers to each, at `temperature`. margin: least difference of
-    scores in a pair.
+    scores in a pair. held_out: examples to be tested on later; none with the inputs of theirs or of dev's are sampled from.
     """
 
     settings: DpoSettings = field(default_factory=lambda: DpoSettings(loss={"sigmoid": 1.0, "sft": 0.2}))
@@ -39,6 +40,7 @@ class Prefer:
     temperature: float = 1.0
     margin: float = 0.1
     precision: Precision = "bf16"
+    held_out: Sequence[Example] = ()
 
     name = "prefer"
 
@@ -46,7 +48,7 @@ class Prefer:
         """Sample, rank, train, and race the result against what it started from."""
         try:
             return self._run(program, baseline, context)
-        except (TrainingError, MemoryError) as error:
+        except FAILURES as error:
             return PassResult(baseline, (), (f"prefer: {error or 'out of memory'}; {baseline.name} stays",))
 
     def forecast(self, program: Module, baseline: Candidate, context: EvaluationContext) -> Forecast:
@@ -90,7 +92,7 @@ class Prefer:
         from .weights.reward import EngineRollouts
 
         engine = context.lm.local.engine
-        indices = list(range(len(context.train)))
+        indices = untested(context, self.held_out)
         random.Random(context.seed).shuffle(indices)
         rollouts = EngineRollouts(engine, end_token=answer_end(engine.model.tokenizer))
         release_team()

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..errors import TrainingError
-from ..signatures.bridge import Module
+from ..signatures.bridge import Example, Module
 from .candidate import Candidate
 from .context import EvaluationContext, Forecast, PassResult
 from .racing import race
-from .tuning import Tuned, kept, with_adapter
+from .tuning import FAILURES, Tuned, kept, untested, with_adapter
 from .weights.grpo import GrpoSettings, GrpoStep, train_grpo
 from .weights.rows import answer_end
 from .weights.student import Precision
@@ -24,10 +24,12 @@ RECORD = "record.json"
 class Reinforce:
     """Group-relative policy optimization from where an earlier weight pass ended. Kept only if dev says so. Not part of a
     level: it samples in every step, which takes longer than `prefer`; for metrics that know more than right and wrong.
+    held_out: examples to be tested on later; none with the inputs of theirs or of dev's are sampled from.
     """
 
     settings: GrpoSettings = field(default_factory=GrpoSettings)
     precision: Precision = "bf16"
+    held_out: Sequence[Example] = ()
 
     name = "reinforce"
 
@@ -35,7 +37,7 @@ class Reinforce:
         """Train, and race the result against what it started from."""
         try:
             return self._run(program, baseline, context)
-        except (TrainingError, MemoryError) as error:
+        except FAILURES as error:
             return PassResult(baseline, (), (f"reinforce: {error or 'out of memory'}; {baseline.name} stays",))
 
     def forecast(self, program: Module, baseline: Candidate, context: EvaluationContext) -> Forecast:
@@ -60,7 +62,7 @@ class Reinforce:
         except (OSError, ValueError, KeyError):
             pass
         engine = context.lm.local.engine
-        tasks = tuned.tasks(program, context, range(len(context.train)))
+        tasks = tuned.tasks(program, context, untested(context, self.held_out))
         context.report("loading the student")
         student = tuned.student(context.lm.local.model, self.settings.seed, self.precision)
 

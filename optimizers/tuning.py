@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import TrainingError
-from ..signatures.bridge import Module, Prediction
+from pydantic_core import to_jsonable_python
+
+from ..errors import EngineError, ModelError, TrainingError
+from ..signatures.bridge import Example, Module, Prediction
 from ..signatures.executor import AdapterFolder
 from ..signatures.layout import lower
 from .candidate import Candidate
@@ -18,6 +21,22 @@ from .weights.student import Precision, Student
 
 if TYPE_CHECKING:
     from .weights.reward import Task
+
+
+FAILURES = (TrainingError, ModelError, EngineError, MemoryError, OSError)
+"""What keeps weights from being trained, and no compile from ending with what it had."""
+
+
+def untested(context: EvaluationContext, held_out: Sequence[Example] = ()) -> list[int]:
+    """Indices of the train examples whose inputs are those of no example of dev, nor of those held out."""
+    seen = {inputs_key(example, context) for example in (*context.dev, *held_out)}
+    return [i for i, example in enumerate(context.train) if inputs_key(example, context) not in seen]
+
+
+def inputs_key(example: Example, context: EvaluationContext) -> str:
+    """Equal for equal inputs."""
+    values = {name: example.get(name) for name in sorted(context.input_fields)}
+    return json.dumps(to_jsonable_python(values, fallback=repr), sort_keys=True)
 
 
 def with_adapter(candidate: Candidate, folder: Path, name: str) -> Candidate:

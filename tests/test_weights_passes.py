@@ -60,6 +60,19 @@ def rendered(result):
     return page(shown(still.Predict(Size)), shown(result.program))
 
 
+def test_sampled_answers_count_against_the_budget(lm, tmp_path):
+    """Enough for what is distilled and ten calls more: sampling ends after its first batch, 6 answers to 50 examples."""
+    train, dev = data(0)
+    begun = len(dev) + sum(step.calls for step in compiled(lm, tmp_path, BEGUN).report.evidence.steps)
+    result = still.compile(
+        still.Predict(Size), train, dev, passes=[BEGUN, PREFER], lm=lm, ledger=tmp_path / "ledger.duckdb",
+        budget=still.Budget(calls=begun + 10), progress=False,
+    )  # fmt: skip
+    assert result.report.evidence.steps[-1].calls == 50 * 6
+    assert "prefer: broken off" in result.report.notes
+    assert result.report.winner == "distilled"
+
+
 @pytest.mark.parametrize("step", [PREFER, REINFORCE])
 def test_without_an_adapter_there_is_nothing_to_go_on_from(lm, tmp_path, step):
     result = compiled(lm, tmp_path, step)

@@ -231,6 +231,54 @@ def test_examples_of_dev_are_not_trained_on(lm, tmp_path):
     assert any("distil: 70 rows" in note for note in result.report.notes)
 
 
+def test_examples_held_out_are_not_trained_on(lm, tmp_path):
+    held = list(data(0)[0])[:6]
+    step = Distil(Lora(r=4), SftSettings(epochs=1), precision="fp32", held_out=held)
+    notes = compiled(lm, tmp_path, step).report.notes
+    assert any("6 train examples have the inputs" in note for note in notes)
+    assert any("distil: 64 rows" in note for note in notes)
+
+
+def test_a_model_that_cannot_be_trained_leaves_the_program_as_it_was(lm, tmp_path, monkeypatch):
+    def refuse(*given, **more):
+        raise ModelError("architecture 'other' has no class in transformers")
+
+    monkeypatch.setattr(distil.Student, "open", refuse)
+    result = compiled(lm, tmp_path)
+    assert result.report.winner == "baseline"
+    assert any("no class in transformers; baseline stays" in note for note in result.report.notes)
+
+
+def test_a_budget_that_ends_a_training_leaves_its_best_epoch(lm, tmp_path, monkeypatch):
+    """The clock is turned past the limit in the tenth epoch; with more of it the same compile trains to the end."""
+    from still.optimizers.budget import OutOfBudget, Spending
+
+    late = []
+
+    def check(self):
+        if late:
+            self.stopped = "60 seconds"
+            raise OutOfBudget("the budget is spent")
+
+    def trained(*given, progress, **more):
+        def shown(step):
+            if step.step == 9 * 9 + 4:
+                late.append(True)
+            progress(step)
+
+        return train_sft(*given, progress=shown, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Spending, "check", check)
+        patch.setattr(distil, "train_sft", trained)
+        result = compiled(lm, tmp_path)
+    assert any("the budget ended it after 9 epochs" in note for note in result.report.notes)
+    assert result.report.winner == "distilled"
+    rows = {each.name: each.score for each in result.report.rows}
+    assert rows["distilled"] > rows["baseline"] + 0.2
+    assert any("distil: 70 rows, 108 steps" in note for note in compiled(lm, tmp_path).report.notes)
+
+
 def test_a_model_elsewhere_cannot_be_trained(tmp_path):
     result = compiled(DummyLM([{"kind": "small"}] * 1000), tmp_path)
     assert any("not a local model" in note for note in result.report.notes)

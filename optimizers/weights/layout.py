@@ -52,13 +52,8 @@ class Layout:
         import torch
 
         paths, own = _nodes([row.tokens[:-1] for row in rows])
-        first: list[tuple[int, int, int]] = sorted(
-            {
-                (node, depth, row.tokens[depth])
-                for path, row in zip(paths, rows, strict=True)
-                for depth, node in enumerate(path)
-            }
-        )
+        told = {node: (row.tokens[i], i) for path, row in zip(paths, rows, strict=True) for i, node in enumerate(path)}
+        nodes = [told[node] for node in range(len(told))]
         computing = [i for i, nodes in enumerate(own) if nodes]
         most = max(len(own[i]) for i in computing)
         places = {node: r * most + s for r, i in enumerate(computing) for s, node in enumerate(own[i])}
@@ -66,9 +61,9 @@ class Layout:
         parents, asked = torch.unique(torch.tensor(before, dtype=torch.long), return_inverse=True)
         targets = [row.tokens[i] for row in rows for i in _marked(row)]
         tensors = (
-            torch.tensor([token for _, _, token in first]), torch.tensor([depth for _, depth, _ in first]),
+            torch.tensor([token for token, _ in nodes]), torch.tensor([depth for _, depth in nodes]),
             _filled([paths[i] for i in computing]), _filled([own[i] for i in computing]),
-            torch.tensor([places[node] for node in range(len(first))]), parents, asked,
+            torch.tensor([places[node] for node in range(len(nodes))]), parents, asked,
             torch.tensor(targets, dtype=torch.long),
         )  # fmt: skip
         return cls(*(tensor.to(device) for tensor in tensors))
@@ -116,7 +111,7 @@ def _nodes(rows: Sequence[tuple[int, ...]]) -> tuple[list[list[int]], list[list[
     path: list[int] = []
     count = 0
     for i in sorted(range(len(rows)), key=lambda i: rows[i]):
-        kept = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before, rows[i], strict=False)))
+        kept = sum(1 for _ in takewhile(lambda both: both[0] == both[1], zip(before, rows[i], strict=False)))
         own[i] = list(range(count, count := count + len(rows[i]) - kept))
         before, path = rows[i], path[:kept] + own[i]
         paths[i] = path

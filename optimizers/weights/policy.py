@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -109,6 +110,20 @@ class Descent:
         self._schedule.last_epoch = self._taken
         for group in self._optimizer.param_groups:
             group["lr"] = group["initial_lr"] * self._rate(self._taken)
+
+
+def peak_memory() -> int:
+    """Bytes that torch had at most on CUDA, else the process; 0 where the system does not say."""
+    import torch
+
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 @contextmanager

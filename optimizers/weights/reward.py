@@ -11,6 +11,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from ...backends.meter import OURS, count_call
 from ...errors import ConstraintError, MetricError, TrainingError
 from .row import Row
 
@@ -83,14 +84,15 @@ class EngineRollouts:
         from ...backends.engine.grammar import GrammarCompiler
 
         tokenizer = engine.model.tokenizer
-        self._engine = engine
+        self._engine, self._model = engine, f"{OURS}{engine.model.spec.architecture}"
         self._end = min(tokenizer.eos_ids) if end_token is None else end_token
         self._grammars = GrammarCompiler(tokenizer.json, engine.model.spec.vocab_size, tokenizer.eos_ids)
 
     def sample(
         self, prompts: Sequence[Task], adapter: Path, n: int, temperature: float, seed: int
     ) -> list[list[Sample]]:  # fmt: skip
-        """Load the adapter under a name of its own, draw, score what was drawn, and unload it.
+        """Load the adapter under a name of its own, draw, score what was drawn, and unload it. Each drawn answer is a call
+        that counts against a budget.
 
         Raises `EngineError` and `ModelError` as the engine does, `MetricError` for a reward that is no number.
         """
@@ -118,7 +120,10 @@ class EngineRollouts:
             own = random.Random(f"{seed} {i}").getrandbits(48)
             sampling = replace(task.request.sampling, temperature=temperature, seed=own)
             futures.append(self._engine.submit_samples(replace(task.request, sampling=sampling, adapter=name), n))
-        return [[future.result() for future in group] for group in futures]
+        drawn = [[future.result() for future in group] for group in futures]
+        for usage in (result.usage for group in drawn for result in group):
+            count_call(self._model, usage.prompt_tokens, usage.cached_tokens, usage.decoded_tokens)
+        return drawn
 
     def _row(self, task: Task, result: Result) -> Row:
         """Prompt and answer; loss on what the model decided: drawn tokens, drawn ends, chosen options."""

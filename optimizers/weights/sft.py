@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ...errors import TrainingError
 from .checkpoint import Checkpoint
-from .policy import Descent, memory_errors
+from .policy import Descent, memory_errors, peak_memory
 from .row import Row
 from .student import Student
 
@@ -78,6 +78,8 @@ class SftRecord:
     """On dev, after each epoch."""
     tokens: int = 0
     seconds: float = 0.0
+    memory: int = 0
+    """Bytes that the process had at most (on CUDA: what torch had), the engine beside the student included."""
 
     @property
     def tokens_per_second(self) -> float:
@@ -145,6 +147,7 @@ class _Training:
             self.student.save(self.folder / "best")
         self.student.load(self.folder / "best")
         self.checkpoint.remove()
+        self.record.memory = peak_memory()
         return self.record
 
     def _resume(self) -> int:

@@ -93,12 +93,16 @@ class Student:
         """The same of the student as it is now, without gradients."""
         import torch
 
-        self.network.eval()
+        # Dropout alone: in `eval` mode bitsandbytes repacks a layer of four bits for good, into a form without gradients.
+        drops = [module for module in self.network.modules() if isinstance(module, torch.nn.Dropout)]
         try:
+            for drop in drops:
+                drop.eval()
             with torch.no_grad():
                 return self.token_logprobs(rows)
         finally:
-            self.network.train()
+            for drop in drops:
+                drop.train()
 
     def save(self, folder: Path) -> Path:
         """Write the adapter as a PEFT folder, which the engine and PEFT read."""

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import PydanticUserError, TypeAdapter, ValidationError
 
 from ..errors import DatasetError
-from .readers import Row
+from ..backends.readers import Row
 
 _SHOWN_PROBLEMS = 5
 

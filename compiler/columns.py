@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import DatasetError
 from ..signatures.bridge import Example
-from .readers import Row
+from ..backends.readers import Row
 
 
 def as_dict(row: Any, number: int) -> Row:

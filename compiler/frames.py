@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DatasetError
-from .readers import Table, check_columns
+from ..backends.readers import Table, check_columns
 
 
 def read_frame(frame: Any) -> Table:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ..errors import LedgerError
 from . import ledger_views
 from .ledger_rows import SCHEMA, SCHEMA_VERSION
-from .readers import first_line
+from ..backends.readers import first_line
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DatasetError
 from ..backends.readers import Table, check_columns
+from ..errors import DatasetError
 
 
 def read_frame(frame: Any) -> Table:

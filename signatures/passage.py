@@ -11,8 +11,8 @@ _NEEDED = frozenset({"id", "text"})
 
 
 class Passage(BaseModel):
-    """id: its key in its corpus. score: comparable within one search. source: where the text is from. document: the key of the
-    document that it is part of, or all of; text is that document's from character `start` up to `end`."""
+    """id: its key in its corpus. score: comparable within one search. source: where the text is from. document: the key of
+    the document that it is part of, or all of; text is that document's from character `start` up to `end`."""
 
     model_config = ConfigDict(frozen=True)
 

@@ -27,7 +27,7 @@ def test_scores_equal_those_of_bm25s(tmp_path, in_memory):
 def test_update_and_delete_leave_what_a_new_corpus_has(tmp_path):
     changed, fresh = Corpus(tmp_path / "a.duckdb"), Corpus(tmp_path / "b.duckdb")
     changed.add(Document(str(i), text) for i, text in enumerate(TEXTS))
-    assert changed.add([Document("1", "green kettle"), Document("2", TEXTS[2])]) == (0, 1, 1)
+    assert changed.add([Document("1", "green kettle"), Document("2", TEXTS[2])]) == (0, 1, 1, 0)
     assert changed.delete(["0", "none"]) == 1
     fresh.add([Document("1", "green kettle"), *(Document(str(i), TEXTS[i]) for i in (2, 3, 4))])
     queries = ["green kettle", "blue bottle", ""]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Iterator, Sequence
+
 from .chunking import Chunking, cut
 from .corpus import Corpus
 from .held import Stamp, file_stamp
@@ -19,8 +20,8 @@ _Found = tuple[str, str, str, str, str]  # key, digest, source, metadata, text
 
 
 class ChunkSet(Index):
-    """What operators search instead of whole documents. Sets of different settings are side by side in the file, each made when
-    it is searched first, and brought up to date when documents have changed; only those are cut anew.
+    """What operators search instead of whole documents. Sets of different settings are side by side in the file, each made
+    when it is searched first, and brought up to date when documents have changed; only those are cut anew.
 
     A chunk's key is its document's key and a number from 1: "guide.md#3". Safe to use from several threads.
     """
@@ -85,7 +86,8 @@ class ChunkSet(Index):
 
     def _read(self, keys: Sequence[str]) -> list[_Found]:
         sql = (
-            "SELECT key, digest, source, metadata, text FROM main.documents WHERE key IN (SELECT unnest(?::VARCHAR[])) ORDER BY doc"
+            "SELECT key, digest, source, metadata, text FROM main.documents "
+            "WHERE key IN (SELECT unnest(?::VARCHAR[])) ORDER BY doc"
         )
         with self.open(read_only=True) as connection:
             return connection.execute(sql, [list(keys)]).fetchall()

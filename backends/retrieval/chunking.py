@@ -10,14 +10,14 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 from ...errors import RetrievalError
-from .tokens import TokenStarts
+from .tokens import TokenStarts, count_between
 
 ChunkBy = Literal["recursive", "sentence", "tokens"]
 VERSION = 1
 """Raised when the same settings cut at other places."""
 _HEADING = re.compile(r"^(?=#{1,6}[ \t])", re.MULTILINE)
 _PARAGRAPH = re.compile(r"\n[^\S\n]*\n\s*")
-_LINE = re.compile(r"\n")
+_LINE = re.compile(r"\n\s*")
 _SENTENCE = re.compile(r"(?:(?<=[.!?…])|(?<=[.!?…][\"')\]”’]))\s+|(?<=[。！？])")
 _SENTENCES = re.compile(rf"{_PARAGRAPH.pattern}|{_SENTENCE.pattern}")
 _WORD = re.compile(r"\s+")
@@ -34,8 +34,8 @@ class Chunking:
     """size: tokens of a chunk, at most. overlap: share of them that stand in the chunk before as well, 0 to 0.5.
 
     by: "recursive" cuts before headings where that is enough, else between paragraphs, lines, sentences, words (the order of
-    LangChain's RecursiveCharacterTextSplitter, headings first); "sentence" fills chunks with whole sentences; "tokens" cuts
-    anywhere. Raises `RetrievalError` for values out of range.
+    LangChain's RecursiveCharacterTextSplitter, headings first), and not between a heading and what follows; "sentence" fills
+    chunks with whole sentences; "tokens" cuts anywhere. Raises `RetrievalError` for values out of range.
     """
 
     size: int = 200
@@ -56,19 +56,22 @@ class Chunking:
 def cut(text: str, chunking: Chunking, tokens: TokenStarts) -> list[Span]:
     """(first character, character behind the last) of each chunk, ascending. A blank text has none.
 
-    Chunks begin and end with what is no white space; together they cover all of the text that is none. Tokens are those of the
-    whole text, each of which counts where it begins. chonkie 1.7 was tried first: its windows of tokens give text that is
-    not in the document where the tokenizer normalizes (lower case, accents), its windows of sentences exceed their size, and
-    its recursive chunker has no overlap and reads the separators of Markdown from the network.
+    Chunks begin and end with what is no white space; together they cover all of the text that is none. Tokens are those of
+    the whole text, each of which counts where it begins. chonkie 1.7 was tried first: its windows of tokens give text that
+    is not in the document where the tokenizer normalizes (lower case, accents), its windows of sentences exceed their size,
+    and its recursive chunker has no overlap and reads the separators of Markdown from the network.
     """
     starts = tokens.starts(text)
     shared = min(round(chunking.size * chunking.overlap), chunking.size - 1)
     splitter = _Splitter(text, starts, chunking.size - shared, _LEVELS[chunking.by])
-    spans = splitter.split(0, len(text), 0)
-    if shared:
-        spans = [splitter.extended(span, shared) for span in spans]
-    trimmed = (_trimmed(text, span) for span in spans)
-    return [span for span in trimmed if span[0] < span[1]]
+    trimmed = (_trimmed(text, span) for span in splitter.split(0, len(text), 0))
+    spans = [span for span in trimmed if span[0] < span[1]]
+    if not shared:
+        return spans
+    rooms = [min(shared, chunking.size - count_between(starts, *span)) for span in spans]
+    wide = [_trimmed(text, splitter.extended(*pair)) for pair in zip(spans, rooms, strict=True)]
+    # A chunk that is the beginning of the next one says nothing of its own.
+    return [span for span, after in zip(wide, [*wide[1:], None], strict=True) if after is None or span[0] < after[0]]
 
 
 class _Splitter:
@@ -81,7 +84,8 @@ class _Splitter:
             return [(first, last)]
         if level == len(self._levels):
             return self._windows(first, last)
-        cuts = [found.end() for found in self._levels[level].finditer(self._text, first, last) if first < found.end() < last]
+        found_cuts = self._levels[level].finditer(self._text, first, last)
+        cuts = [f.end() for f in found_cuts if first < f.end() < last and not self._is_heading(f.start())]
         found: list[Span] = []
         while first < last:
             reach = self._reach(first)
@@ -98,8 +102,14 @@ class _Splitter:
                 first = stop
         return found
 
+    def _is_heading(self, place: int) -> bool:
+        """Whether a line ends here that is a heading: it stays with what it is over."""
+        return self._text[place] == "\n" and self._text.startswith("#", self._text.rfind("\n", 0, place) + 1)
+
     def extended(self, span: Span, tokens: int) -> Span:
-        """A span that begins up to so many tokens earlier, at the beginning of a sentence, or else of a word, or of a token."""
+        """A span that begins up to so many tokens earlier: where a sentence begins, else a word, else a token."""
+        if tokens < 1:
+            return span
         earliest = self._back(span[0], tokens)
         for level in (_SENTENCES, _WORD) if self._levels else ():
             begin = next((f.end() for f in level.finditer(self._text, earliest, span[0]) if f.end() < span[0]), None)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...errors import RetrievalError
 from ..readers import Source
@@ -15,6 +15,10 @@ from .encoder import clean
 from .index import Entry, Index, as_json, insert, known, remove
 from .progress import progress_bar
 from .store import connect, create_or_check, transaction
+
+if TYPE_CHECKING:
+    from .chunk_set import ChunkSet
+    from .chunking import Chunking
 
 BATCH = 2000
 """Documents per transaction."""
@@ -55,8 +59,9 @@ class Corpus(Index):
         corpus.read("faq.csv", text=["question", "answer"], key="id")
         corpus.add([{"key": "a", "text": "...", "lang": "en"}])    # or still.Document(key, text, source, metadata)
 
-    Each batch is one transaction: a killed process leaves the last batch that was committed. The file is open only during an
-    operation. Documents that are there already with the same content cost a digest. Bars are drawn where stderr is a terminal.
+    Each batch is one transaction: a killed process leaves the last batch that was committed. The file is open only during
+    an operation. Documents that are there already with the same content cost a digest. Bars are drawn where stderr is a
+    terminal.
     Raises `RetrievalError` for a file that is no corpus, of another format or language, or in use.
     """
 
@@ -95,13 +100,13 @@ class Corpus(Index):
         prune: bool = False,
         progress: bool = True,
     ) -> Change:
-        """Add what files say: .txt, .md, .html, .htm, and with text= the rows of .csv, .tsv, .jsonl, .json and .parquet files.
+        """Add files: .txt, .md, .html; with text=, also the rows of .csv, .tsv, .jsonl, .json and .parquet files.
 
         path: a file, a folder (with all folders in it; names that begin with a dot are left out), a pattern such as
-        "data/*.csv", or several of these. A text file is a document whose key and source are its path as you gave it. Bytes
-        that are no UTF-8 are shown as U+FFFD; HTML becomes text with Markdown's marks for headings and lists; a file of white
-        space is no document. Of a table, text names the column with the text (of several, those joined by blank lines), key
-        the one with the key (without it, path and row number); the others become metadata.
+        "data/*.csv", or several of these. A text file is a document whose key and source are its path as you gave it.
+        Bytes that are no UTF-8 become U+FFFD; HTML becomes text with Markdown's marks for headings and lists. An empty file
+        is a document that no search finds. Of a table, text names the column with the text (of several, those joined by
+        blank lines), key the one with the key (without it, path and row number); the others become metadata.
         prune: delete documents that came from these files, this folder, this pattern, and are not there any more.
         Raises `RetrievalError` for what is not there, cannot be read, or lacks a column.
         """
@@ -144,6 +149,15 @@ class Corpus(Index):
             there = known(connection, [clean(key) for key in keys])
             remove(connection, [doc for doc, _ in there.values()])
         return len(there)
+
+    def chunks(self, chunking: Chunking, model: Any = None) -> ChunkSet:
+        """What `Lexical` and `Dense` search instead of whole documents. model: the embedder whose tokens are counted, as
+        `Dense` takes it; see `Retrieve` for what is counted without one."""
+        from .chunk_set import ChunkSet
+        from .embedding import embedder_of
+        from .tokens import tokens_of
+
+        return ChunkSet(self, chunking, tokens_of(None if model is None else embedder_of(model)))
 
     def forget_chunks(self) -> int:
         """Drop all sets of chunks, as a search over many settings leaves them; those that are needed are made again.

@@ -33,8 +33,8 @@ def filtered(
 ) -> list[int] | None:
     """Numbers of the documents that meet a condition; None for all of them.
 
-    where: an expression over `key`, `document`, `source` and `metadata` (JSON), as "metadata->>'lang' = $lang"; parameters: values
-    of its names. Values that come from users belong in parameters, where they stay values.
+    where: an expression over `key`, `document`, `source` and `metadata` (JSON), as "metadata->>'lang' = $lang";
+    parameters: values of its names. Values that come from users belong in parameters, where they stay values.
     Raises `RetrievalError` for a condition that is no single expression or that fails.
     """
     import duckdb

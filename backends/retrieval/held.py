@@ -13,7 +13,7 @@ from .index import Index
 
 T = TypeVar("T")
 Stamp = tuple[int, int, int]
-COPIES = 4
+COPIES = 8
 
 
 def file_stamp(path: Path) -> Stamp:

@@ -1,4 +1,4 @@
-"""HTML as text: what a reader sees, with Markdown's marks for headings and list items, so that chunks follow its structure."""
+"""HTML as text: what a reader sees, with Markdown's marks for headings and list items, by which chunks are cut."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from html.parser import HTMLParser
 
 _SKIPPED = {"script", "style", "template", "noscript", "svg", "iframe", "object", "select", "textarea", "button"}
 _BLOCKS = {
-    "address", "article", "aside", "blockquote", "body", "dd", "details", "div", "dl", "dt", "fieldset", "figcaption", "figure",
-    "footer", "form", "header", "hr", "html", "main", "nav", "ol", "p", "pre", "section", "summary", "table", "ul",
+    "address", "article", "aside", "blockquote", "body", "dd", "details", "div", "dl", "dt", "fieldset", "figcaption",
+    "figure", "footer", "form", "header", "hr", "html", "main", "nav", "ol", "p", "pre", "section", "summary", "table", "ul",
 }  # fmt: skip
 _LINES = {"br", "li", "tr", "caption", "option"}
 _HEADINGS = {f"h{level}": f"{'#' * level} " for level in range(1, 7)}

@@ -48,8 +48,9 @@ class Lexical:
     ) -> list[list[Hit]]:
         """The best k documents per query, best first, ties by age; fewer where fewer share a term with it.
 
-        where: a condition in SQL over `key`, `document`, `source` and `metadata` (JSON), by the program's author; parameters: values
-        of its names, which may come from anyone. Raises `RetrievalError` for k below 1 or what is no condition.
+        where: a condition in SQL over `key`, `document`, `source` and `metadata` (JSON), by the program's author;
+        parameters: values of its names, which may come from anyone. Raises `RetrievalError` for k below 1 or what is no
+        condition.
         """
         if k < 1:
             raise RetrievalError(f"k={k}: give at least 1")

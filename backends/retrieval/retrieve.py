@@ -51,12 +51,13 @@ class Retrieve(Module):
 
     The knobs: k; method, "lexical" (BM25 with k1 and b), "dense" (cosine) or "fused"; for the last lexical_weight, 0 to 1,
     and fuse_by; rerank_depth, how many of the best go through the reranker, and rerank_weight, its share in their order
-    (the search has the rest; 0.2 for "lm" unless you say otherwise); chunk_size, tokens of a chunk (0: whole documents), with
-    chunk_overlap and chunk_by, see `Chunking`. Tokens are the embedder's; without one that has a tokenizer, pieces of words
-    of at most five letters. The chunks of each setting are cut, and embedded, when it is searched first. Those passed to the constructor are where the
-    compiler starts; tune says which it may change, and to what: {"k": (3, 5), "method": ()} leaves the method alone. Without
-    it k and chunk_size (unless 0) may be halved and doubled, and what else has an effect may take a few values that are in
-    use; chunk_overlap and chunk_by stay, since each setting takes as long as building the corpus.
+    (the search has the rest; 0.2 for "lm" unless you say otherwise); chunk_size, tokens of a chunk (0: whole documents),
+    with chunk_overlap and chunk_by, see `Chunking`. Tokens are the embedder's; without one that has a tokenizer, pieces of
+    words of at most five letters. The chunks of each setting are cut, and embedded, when it is searched first.
+    Knobs passed to the constructor are where the compiler starts; tune says which it may change, and to what:
+    {"k": (3, 5), "method": ()} leaves the method alone. Without it k and chunk_size (unless 0) may be halved
+    and doubled, and what else has an effect may take a few values that are in use; chunk_overlap and chunk_by stay, since
+    each setting takes as long as building the corpus.
     """
 
     k = Knob(range=(1, 1000), default=5)

@@ -32,7 +32,8 @@ POOL = 100
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How to search; what `Retrieve` declares as knobs. chunking: None for whole documents. parameters: as sorted pairs, so that settings hash."""
+    """How to search; what `Retrieve` declares as knobs. chunking: None for whole documents. parameters: as sorted pairs, so
+    that settings hash."""
 
     k: int = 10
     method: Method = "fused"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from os import PathLike, fspath
 from pathlib import Path, PurePath
@@ -34,16 +34,20 @@ class Columns(NamedTuple):
             raise RetrievalError("text=[]: name at least one column")
         return cls(names, key)
 
+    def check(self, there: Collection[str], place: str) -> None:
+        """Raise `RetrievalError` if a column is not there."""
+        named = self.text if self.key is None else (*self.text, self.key)
+        missing = next((name for name in named if name not in there), None)
+        if missing is not None:
+            found = ", ".join(map(str, there)) or "none"
+            raise RetrievalError(f"{place}: has no column {missing!r}, it has {found}; say which with text= and key=")
+
     def document(self, row: Mapping[str, Any], place: str, source: str = "", key: str = "") -> Document:
         """The document of a row; key: where no column has it. Raises `RetrievalError` naming the place and the column."""
-        named = self.text if self.key is None else (*self.text, self.key)
-        missing = next((name for name in named if name not in row), None)
-        if missing is not None:
-            there = ", ".join(map(str, row)) or "none"
-            raise RetrievalError(f"{place}: has no column {missing!r}, it has {there}; say which with text= and key=")
+        self.check(row, place)
         texts = [_text(row[name], f"{place}: column {name!r}") for name in self.text]
         given = key if self.key is None else _text(row[self.key], f"{place}: column {self.key!r}")
-        rest = {str(name): value for name, value in row.items() if name not in named}
+        rest = {str(name): value for name, value in row.items() if name not in self.text and name != self.key}
         return checked(Document(given, "\n\n".join(text for text in texts if text), source, rest), place)
 
 
@@ -92,6 +96,8 @@ def query_documents(
             names, rows = fetch(relation)
     except duckdb.Error as error:
         raise RetrievalError(f"query {query[:60]!r}: {first_line(error)}; correct it") from error
+    if not rows:
+        columns.check(names, "query")
     found = (dict(zip(names, row, strict=True)) for row in rows)
     return (columns.document(row, f"query: row {n}", source) for n, row in enumerate(found, 1)), len(rows)
 
@@ -114,7 +120,7 @@ class Files:
     def covers(self, source: str) -> bool:
         """Whether a document with this source may come from these files, if they are there."""
         parts = source.split("/")
-        return any(source == g or source.startswith(f"{g.rstrip('/')}/") or _matches(parts, g.split("/")) for g in self._given)
+        return any(source.startswith(f"{given}/") or _matches(parts, given.split("/")) for given in self._given)
 
     def documents(self) -> Iterator[Document]:
         """All documents, file by file. Raises `RetrievalError` for a file that cannot be read."""
@@ -141,7 +147,8 @@ class Files:
         if path.is_dir():
             found = sorted(file for file in _walk(path) if file.suffix.lower() in self._suffixes())
             if not found:
-                raise RetrievalError(f"{path} has no file that ends in {', '.join(self._suffixes())}: give a folder of documents")
+                endings = ", ".join(self._suffixes())
+                raise RetrievalError(f"{path} has no file that ends in {endings}: give a folder of documents")
             return found
         if path.exists() or not glob.has_magic(given):
             _check(path)

@@ -80,7 +80,8 @@ def create_or_check(path: Path, language: str) -> None:
             aside.unlink(missing_ok=True)
         return
     with connect(path, read_only=True) as connection:
-        tables = {name for (name,) in connection.execute("SELECT table_name FROM duckdb_tables() WHERE schema_name = 'main'").fetchall()}
+        sql = "SELECT table_name FROM duckdb_tables() WHERE schema_name = 'main'"
+        tables = {name for (name,) in connection.execute(sql).fetchall()}
         if not {"meta", "documents", "terms", "postings", "vectors"} <= tables:
             raise RetrievalError(f"{path}: is a DuckDB file but no corpus; choose another path")
         meta = dict(connection.execute("SELECT name, value FROM meta").fetchall())

@@ -24,8 +24,8 @@ _CHARSET = re.compile(rb"<meta[^>]{0,200}charset=[\"']?([\w.:-]{1,40})", re.IGNO
 def read_text(path: Path) -> tuple[str, dict[str, str]]:
     """(text, metadata) of a file; a page's metadata is its title. Bytes that are no text become U+FFFD.
 
-    The encoding is what a byte order mark says, or a page's <meta charset>; else UTF-8. Raises `RetrievalError` for a file that
-    cannot be read.
+    The encoding is what a byte order mark says, or a page's <meta charset>; else UTF-8. Raises `RetrievalError` for a file
+    that cannot be read.
     """
     try:
         data = path.read_bytes()

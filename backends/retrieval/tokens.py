@@ -14,7 +14,7 @@ from .encoder import clean
 SLICE = 1 << 16
 """Characters that are tokenized at once: a tokenizer needs a few hundred bytes per token."""
 LONGEST = 16
-"""A token of more characters counts as several: a tokenizer may take a word that it does not know, of any length, for one."""
+"""A token of more characters counts as several: tokenizers may take a word that they do not know, of any length, for one."""
 _PIECE = re.compile(r"\w{1,5}|[^\w\s]")
 
 
@@ -76,7 +76,7 @@ def _model_tokens(file: Path) -> ModelTokens:
 
 
 def tokens_of(embedder: Any) -> TokenStarts:
-    """The tokens of the model that will read the chunks, where the embedder has a folder with a tokenizer; else plain ones."""
+    """The tokens of the model that reads the chunks, where the embedder has a folder with a tokenizer; else plain ones."""
     file = Path(getattr(embedder, "folder", "")) / "tokenizer.json"
     return _model_tokens(file) if file.is_file() else PlainTokens()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import re
 from bisect import bisect_left, bisect_right
@@ -71,7 +72,7 @@ def cut(text: str, chunking: Chunking, tokens: TokenStarts) -> list[Span]:
     rooms = [min(shared, chunking.size - count_between(starts, *span)) for span in spans]
     wide = [_trimmed(text, splitter.extended(*pair)) for pair in zip(spans, rooms, strict=True)]
     # A chunk that is the beginning of the next one says nothing of its own.
-    return [span for span, after in zip(wide, [*wide[1:], None], strict=True) if after is None or span[0] < after[0]]
+    return [span for span, after in itertools.pairwise(wide) if span[0] < after[0]] + wide[-1:]
 
 
 class _Splitter:

@@ -66,7 +66,7 @@ def test_structure_decides_where_a_text_is_cut():
     assert parts(100) == [text]
     assert parts(20) == sections
     assert parts(7) == [
-        "# One\n\nFirst words here.", "Second words here.", "## Two\n\nThird words.", "Fourth words, and more of", "them.",
+        "# One\n\nFirst words here.", "Second words here.", "## Two\n\nThird words.", "Fourth words, and", "more of them.",
     ]  # fmt: skip
     assert all(part[-1] in ".e" and not part.startswith("words") for part in parts(11, "sentence"))
     assert parts(12, "sentence", 0.5)[1].startswith("First words here.")

@@ -95,13 +95,20 @@ class _Splitter:
                 break
             place = bisect_right(cuts, reach)
             if place and cuts[place - 1] > first:
-                found.append((first, cuts[place - 1]))
-                first = cuts[place - 1]
+                stop = cuts[bisect_left(cuts, max(self._even(first, last), first + 1), 0, place - 1)]
+                found.append((first, stop))
+                first = stop
             else:
                 stop = cuts[place] if place < len(cuts) else last
                 found += self.split(first, stop, level + 1)
                 first = stop
         return found
+
+    def _even(self, first: int, last: int) -> int:
+        """Where the first of as few parts as possible would end, if they had equally many tokens: no part is a mere rest."""
+        begin, end = bisect_left(self._starts, first), bisect_left(self._starts, last)
+        parts = -(-(end - begin) // self._size)
+        return self._starts[begin + -(-(end - begin) // parts)]
 
     def _is_heading(self, place: int) -> bool:
         """Whether a line ends here that is a heading: it stays with what it is over."""

@@ -26,6 +26,7 @@ from .signatures import remote as _remote
 
 if TYPE_CHECKING:
     from .backends.lm import LM
+    from .backends.retrieval.chunking import Chunking
     from .backends.retrieval.corpus import Corpus, Document
     from .backends.retrieval.dense import Dense
     from .backends.retrieval.fuse import fuse
@@ -90,6 +91,7 @@ _LAZY = {
     "set_f1": "compiler.metrics",
     "span_f1": "compiler.metrics",
     "Cited": "signatures.cited",
+    "Chunking": "backends.retrieval.chunking",
     "Corpus": "backends.retrieval.corpus",
     "Document": "backends.retrieval.corpus",
     "Dense": "backends.retrieval.dense",
@@ -112,6 +114,7 @@ __all__ = [
     "LM",
     "Budget",
     "ChainOfThought",
+    "Chunking",
     "Cited",
     "Corpus",
     "Dataset",

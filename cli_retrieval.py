@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 _Questions = Annotated[list[str] | None, typer.Argument(help="What to ask; without any, a few questions of its own.")]
-_Docs = Annotated[Path | None, typer.Option(help="Folder of .md and .txt files; default: Still's own documentation.")]
+_Docs = Annotated[Path | None, typer.Option(help="Folder of .txt, .md and .html files; default: Still's own documentation.")]
 _Folder = Annotated[Path, typer.Option(help="Where the corpus is kept.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print the answers as one JSON line at the end.")]
 

@@ -48,7 +48,7 @@ def input_names(program: Any) -> set[str]:
 
 def present_inputs(file: Path, names: set[str]) -> list[str]:
     """The program's input fields that are columns of the file; which ones are missing is for compile to say."""
-    from .compiler.readers import read_table
+    from .backends.readers import read_table
 
     columns = read_table(file).columns
     found = [column for column in columns if column in names]

@@ -6,7 +6,9 @@
 
 Cases scifact and cranfield: nDCG@10, MRR and recall@100 of BM25, MiniLM, both fused with the default knobs, and (scifact)
 a compile of the knobs on the train queries. Cases lexical, dense, dense_100k and build: queries or documents per second and
-peak memory, beside bm25s, rank-bm25 and faiss' exact index. Cases hotpotqa_mini and xquad_en: EM and F1 of a program that
+peak memory, beside bm25s, rank-bm25 and faiss' exact index. Cases chunking_eval (all five texts) and chunking_small (the
+three short ones): recall and IoU of chunks of 200 tokens, beside LangChain's recursive splitter with the settings of the
+study the set is from, and chonkie's. Cases hotpotqa_mini and xquad_en: EM and F1 of a program that
 retrieves from all paragraphs and reads, at O0, O1 and O2.
 """
 
@@ -30,10 +32,22 @@ SPEED = {
     "dense_100k": ("still", "faiss"),
     "build": ("still", "bm25s", "still_vectors"),
 }
+CHUNKS: dict[str, tuple[str, ...]] = {
+    "chunking_eval": (),
+    "chunking_small": ("chatlogs", "state_of_the_union", "wikitexts"),
+}
+"""Texts of a case; none are all."""
+CHUNKERS = ("recursive", "sentence", "tokens", "langchain", "chonkie")
 READING = {"hotpotqa_mini": 100, "xquad_en": 150}
 QUICK_READING = {"xquad_en": 40}
 LEVELS = ("O0", "O1", "O2")
-PACKAGES = {"bm25s": "bm25s", "rank_bm25": "rank-bm25", "faiss": "faiss-cpu"}
+PACKAGES = {
+    "bm25s": "bm25s",
+    "rank_bm25": "rank-bm25",
+    "faiss": "faiss-cpu",
+    "langchain": "langchain-text-splitters",
+    "chonkie": "chonkie",
+}
 
 
 def cells(quick: bool) -> list[tuple[str, str]]:
@@ -42,6 +56,8 @@ def cells(quick: bool) -> list[tuple[str, str]]:
     found = [(case, system) for case, systems in quality.items() if is_there(case) for system in systems]
     if is_there("scifact"):
         found += [(case, system) for case, systems in SPEED.items() for system in systems]
+    if is_there("chunking_eval"):
+        found += [("chunking_small" if quick else "chunking_eval", system) for system in CHUNKERS]
     reading, levels = (QUICK_READING, LEVELS[:1]) if quick else (READING, LEVELS)
     return found + [(f"{name}_{count}", level) for name, count in reading.items() if is_there(name) for level in levels]
 
@@ -55,6 +71,10 @@ def run_cell(case: str, system: str) -> dict[str, Any]:
         from retrieval_ranking import speed
 
         return speed(case, system)
+    if case in CHUNKS:
+        from retrieval_chunks import chunked
+
+        return chunked(system, CHUNKS[case])
     from retrieval_reading import read
 
     return read(case, system)
@@ -79,7 +99,7 @@ def main() -> None:
             continue
         rows.append(measure(Path(__file__), case, system, made, options.fresh))
         print(case, system, rows[-1]["metrics"], flush=True)
-    for metric in ("ndcg10", "queries_per_second", "documents_per_second", "peak_mb", "em", "f1"):
+    for metric in ("ndcg10", "queries_per_second", "documents_per_second", "peak_mb", "recall", "iou", "em", "f1"):
         _print(rows, metric)
     if options.json:
         print(json.dumps(rows))

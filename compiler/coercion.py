@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic import PydanticUserError, TypeAdapter, ValidationError
 
+from ..backends.readers import Row
 from ..errors import DatasetError
-from .readers import Row
 
 _SHOWN_PROBLEMS = 5
 

@@ -6,9 +6,9 @@ import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..backends.readers import Row
 from ..errors import DatasetError
 from ..signatures.bridge import Example
-from .readers import Row
 
 
 def as_dict(row: Any, number: int) -> Row:

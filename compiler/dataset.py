@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any, overload
 
+from ..backends.readers import Row, Source, Table, check_columns, first_line, from_records, read_tables
 from ..errors import DatasetError
 from ..signatures.bridge import Example
 from .canonical import example_digest
@@ -15,7 +16,6 @@ from .coercion import coerce_rows
 from .columns import as_dict, carried_inputs, checked_inputs, choices
 from .duplicates import THRESHOLD, Near, equal_groups, linked_groups, near_pairs, near_rows, normalized_inputs
 from .frames import read_frame
-from .readers import Row, Source, Table, check_columns, first_line, from_records, read_tables
 from .splitting import Size, Splits, cut, shuffled
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ class Dataset(Sequence[Example]):
         """
         import duckdb
 
-        from .duck import fetch
+        from ..backends.duck import fetch
 
         try:
             with duckdb.connect(fspath(database) if database else ":memory:", read_only=database is not None) as connection:

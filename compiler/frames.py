@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from ..backends.readers import Table, check_columns
 from ..errors import DatasetError
-from .readers import Table, check_columns
 
 
 def read_frame(frame: Any) -> Table:

@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+from ..backends.duck import fetch, literal_path
+from ..backends.readers import Table, first_line, from_records, read_tables
 from ..errors import DatasetError
-from .duck import fetch, literal_path
 from .frames import plain_value
-from .readers import Table, first_line, from_records, read_tables
 
 CONVERTED = "refs/convert/parquet"
 """The branch on which the hub keeps every public dataset as parquet files, config/split/0000.parquet."""

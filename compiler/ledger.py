@@ -13,12 +13,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from ..backends.duck import fetch
+from ..backends.readers import first_line
 from ..errors import LedgerError
-from .duck import fetch
 from .ledger_file import LedgerFile
 from .ledger_rows import ArtifactRow, CallRow, CandidateRow, EvaluationRow, LedgerRow, RunRow, VerdictRow, evaluation_key
 from .ledger_views import READY_QUERIES
-from .readers import first_line
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection

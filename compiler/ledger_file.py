@@ -15,10 +15,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ..backends.readers import first_line
 from ..errors import LedgerError
 from . import ledger_views
 from .ledger_rows import SCHEMA, SCHEMA_VERSION, VERDICTS
-from .readers import first_line
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection

@@ -24,7 +24,7 @@ class RankedMetric(Metric):
     def score(self, example: Example, prediction: Any, trace: Any = None) -> Score:
         """The score; its feedback names relevant passages that were not found."""
         gains = self._gains(example)
-        found = _ids(value_of(prediction, self._passages, None))
+        found = _ids(value_of(prediction, self._passages, None), gains)
         missed = [key for key, gain in gains.items() if gain > 0 and key not in found]
         return Score(self._compare(found, gains), f"not found: {', '.join(missed[:5])}" if missed else "")
 
@@ -42,11 +42,24 @@ class RankedMetric(Metric):
         return {str(key): 1.0 for key in given}
 
 
-def _ids(passages: Any) -> list[str]:
-    """Ids in order: of passages, of their plain data as the ledger has it, or ids themselves."""
+def _ids(passages: Any, wanted: Mapping[str, float]) -> list[str]:
+    """Ids in order, each once: of passages, of their plain data as the ledger has it, or ids themselves.
+
+    A passage that is a chunk counts as its document, unless the example names the chunk itself.
+    """
     if not isinstance(passages, Sequence) or isinstance(passages, str):
         return []
-    return [str(item.get("id") if isinstance(item, Mapping) else getattr(item, "id", item)) for item in passages]
+    found: dict[str, None] = {}
+    for item in passages:
+        own, document = (_part(item, name) for name in ("id", "document"))
+        found[str(own if own in wanted or not document else document)] = None
+    return list(found)
+
+
+def _part(item: Any, name: str) -> Any:
+    if isinstance(item, Mapping):
+        return item.get(name)
+    return getattr(item, name, item if name == "id" else None)
 
 
 def recall_at(k: int, relevant: str = "relevant", passages: str = "passages") -> Metric:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import still
-from still.programs.rag import DOCS, EXAMPLES, Answer, index, show
+from still.programs.rag import CHUNK, DOCS, EXAMPLES, Answer, index, show
 
 QUESTIONS = (
     "Which room implements the protocol that optimizers define?",
@@ -23,7 +23,7 @@ class MultiHopAnswer(still.Module):
 
     def __init__(self, corpus: still.Corpus, model: Any = "minilm", hops: int = 2, tokens: int = 900) -> None:
         super().__init__()
-        self.hop = still.MultiHop(still.Retrieve(corpus, model, k=3), hops, tokens)
+        self.hop = still.MultiHop(still.Retrieve(corpus, model, k=3, chunk_size=CHUNK), hops, tokens)
         self.pack = still.Pack(tokens)
         self.answer = still.Predict(Answer)
         self.answer.demos = EXAMPLES
@@ -37,10 +37,11 @@ class MultiHopAnswer(still.Module):
 
 def run(questions: tuple[str, ...] = QUESTIONS, docs: Path = DOCS, folder: Path = Path(".still")) -> list[dict[str, Any]]:
     """Index `docs` into `folder` and answer the questions."""
-    corpus = index(docs, folder / "rag.duckdb")
+    corpus = index(docs, folder)
     rows = []
     with still.context(lm=still.LM()):
         program = MultiHopAnswer(corpus)
+        program.hop.find.prepare()
         for question in questions:
             prediction = program(question=question)
             rows.append({**show(question, prediction), "queries": prediction.queries})

@@ -2,16 +2,14 @@
 
     python programs/rag.py "How is a corpus searched?"        (or: still rag ...)
 
-cuts the files into sections, keeps them in one DuckDB file beside an index and vectors, finds the sections that belong to a
+keeps the files in one DuckDB file, cuts them into chunks beside an index and vectors, finds the chunks that belong to a
 question by words and by meaning, has the language model judge the best of them, and answers from what fits into the prompt.
 """
 
 from __future__ import annotations
 
-import itertools
-import re
+import hashlib
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +21,8 @@ QUESTIONS = (
     "When is a candidate dropped from a race?",
     "How large is a page of the KV cache?",
 )
-_HEADING = re.compile(r"^#{1,6} +(.+)$", re.MULTILINE)
-LONGEST = 1200
-"""Characters of a section; longer ones are cut between paragraphs."""
+CHUNK = 200
+"""Tokens of a chunk: the embedder reads 256, a small model's prompt has room for a few of them."""
 
 
 class Answer(still.Signature):
@@ -61,7 +58,7 @@ class Rag(still.Module):
     def __init__(self, corpus: still.Corpus, model: Any = "minilm", reranker: Any = "lm", tokens: int = 700) -> None:
         super().__init__()
         rerank = {} if reranker is None else {"reranker": reranker, "rerank_depth": 8}
-        self.find = still.Retrieve(corpus, model, k=4, **rerank)
+        self.find = still.Retrieve(corpus, model, k=4, chunk_size=CHUNK, **rerank)
         self.pack = still.Pack(tokens)
         self.answer = still.Predict(Answer)
         self.answer.demos = EXAMPLES
@@ -71,37 +68,14 @@ class Rag(still.Module):
         return still.Prediction(answer=self.answer(passages=passages, question=question).answer, passages=passages)
 
 
-def sections(text: str) -> Iterator[str]:
-    """The parts of a Markdown text, each under its heading, none much longer than `LONGEST`."""
-    starts = [0, *(found.start() for found in _HEADING.finditer(text)), len(text)]
-    for begin, end in itertools.pairwise(starts):
-        part = text[begin:end].strip()
-        heading = found[1] if (found := _HEADING.match(part)) else ""
-        body = _HEADING.sub("", part, count=1).strip() if heading else part
-        held = ""
-        for paragraph in re.split(r"\n\s*\n", body):
-            if held and len(held) + len(paragraph) > LONGEST:
-                yield f"{heading}: {held}" if heading else held
-                held = ""
-            held = f"{held}\n\n{paragraph}".strip()
-        if held:
-            yield f"{heading}: {held}" if heading else held
+def index(docs: Path, folder: Path) -> still.Corpus:
+    """The corpus of a folder of .txt, .md and .html files, kept in `folder` under a name of its own, and brought up to date.
 
-
-def index(folder: Path, path: Path) -> still.Corpus:
-    """A corpus of the Markdown and text files in a folder; sections that are there already cost nothing.
-
-    Raises `DatasetError` for a folder without such files.
+    Raises `RetrievalError` for a folder without such files.
     """
-    files = sorted(file for pattern in ("*.md", "*.txt") for file in folder.rglob(pattern))
-    if not files:
-        raise still.errors.DatasetError(f"{folder} has no .md or .txt files: give a folder of documents")
-    corpus = still.Corpus(path)
-    corpus.add(
-        still.Document(f"{file.relative_to(folder)}#{number}", text, str(file.relative_to(folder)))
-        for file in files
-        for number, text in enumerate(sections(file.read_text("utf-8", errors="replace")), 1)
-    )
+    name = hashlib.sha256(str(docs.resolve()).encode()).hexdigest()[:8]
+    corpus = still.Corpus(folder / f"documents-{name}.duckdb")
+    corpus.read(docs.resolve(), prune=True)
     return corpus
 
 
@@ -110,7 +84,8 @@ def show(question: str, prediction: Any) -> dict[str, Any]:
     cited = prediction.answer.passages(prediction.passages)
     print(f"\n{question}\n  {prediction.answer.text}")
     for number, passage in zip(prediction.answer.citations, cited, strict=True):
-        print(f"  [{number}] {passage.id}: {' '.join(passage.text.split())[:90]} …")
+        place = f"{Path(passage.source).name}, characters {passage.start} to {passage.end}"
+        print(f"  [{number}] {place}: {' '.join(passage.text.split())[:80]} …")
     return {
         "question": question,
         "answer": prediction.answer.value,
@@ -121,10 +96,11 @@ def show(question: str, prediction: Any) -> dict[str, Any]:
 
 def run(questions: tuple[str, ...] = QUESTIONS, docs: Path = DOCS, folder: Path = Path(".still")) -> list[dict[str, Any]]:
     """Index `docs` into `folder` and answer the questions."""
-    corpus = index(docs, folder / "rag.duckdb")
-    print(f"{len(corpus)} sections of {docs}", flush=True)
+    corpus = index(docs, folder)
+    print(f"{len(corpus)} documents in {docs}", flush=True)
     with still.context(lm=still.LM()):
         program = Rag(corpus)
+        program.find.prepare()
         return [show(question, program(question=question)) for question in questions]
 
 

@@ -11,7 +11,8 @@ _NEEDED = frozenset({"id", "text"})
 
 
 class Passage(BaseModel):
-    """id: the document's key in its corpus. score: comparable within one search. source: where the text is from."""
+    """id: its key in its corpus. score: comparable within one search. source: where the text is from. document: the key of
+    the document that it is part of, or all of; text is that document's from character `start` up to `end`."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -19,6 +20,9 @@ class Passage(BaseModel):
     text: str
     score: float = 0.0
     source: str = ""
+    document: str = ""
+    start: int = 0
+    end: int | None = None
 
 
 def read_passages(value: Any) -> list[Passage] | None:

@@ -46,7 +46,10 @@ def by_length(query, texts):
 def test_passages_carry_id_text_score_and_source(corpus):
     (found, *_) = still.Retrieve(corpus, None)("lime from a kettle").passages
     ((hit, *_),) = still.Lexical(corpus).search(["lime from a kettle"])
-    assert found == Passage(id="lime", text=TEXTS["lime"], score=hit.score, source="lime.md")
+    text = TEXTS["lime"]
+    assert found == Passage(
+        id="lime", text=text, score=hit.score, source="lime.md", document="lime", start=0, end=len(text)
+    )
 
 
 @pytest.mark.parametrize("method", ["lexical", "dense", "fused"])

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...errors import RetrievalError
-from .store import connect, create_or_check
-from .words import index_terms
+from ..readers import Source
+from .encoder import clean
+from .index import Entry, Index, as_json, insert, known, remove
+from .progress import progress_bar
+from .store import connect, create_or_check, transaction
 
 if TYPE_CHECKING:
-    from duckdb import DuckDBPyConnection
+    from .chunk_set import ChunkSet
+    from .chunking import Chunking
 
 BATCH = 2000
 """Documents per transaction."""
+BATCH_CHARACTERS = 20_000_000
+"""Text per transaction, at most; one document that is longer is a transaction of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,130 +38,180 @@ class Document:
     @property
     def digest(self) -> str:
         """sha256 over everything but the key, hex."""
-        parts = [self.text, self.source, dict(self.metadata)]
-        return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode("utf-8", "surrogatepass")).hexdigest()
+        parts = [self.text, self.source, as_json(dict(self.metadata))]
+        return hashlib.sha256(as_json(parts).encode()).hexdigest()
 
 
 class Change(NamedTuple):
-    """How many documents `add` wrote anew, replaced, and left alone."""
+    """How many documents were written anew, replaced, left alone, and deleted."""
 
-    added: int
-    updated: int
-    unchanged: int
+    added: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    deleted: int = 0
 
 
-class Corpus:
+class Corpus(Index):
     """A searchable set of documents in one file, made where there is none.
 
-    Each batch of `add` is one transaction: a killed process leaves the last batch that was committed. The file is open only
-    during an operation. Raises `RetrievalError` for a file that is no corpus, of another format or language, or in use.
+        corpus = still.Corpus("docs.duckdb")
+        corpus.read("docs")                                        # a folder of .txt, .md and .html files
+        corpus.read("faq.csv", text=["question", "answer"], key="id")
+        corpus.add([{"key": "a", "text": "...", "lang": "en"}])    # or still.Document(key, text, source, metadata)
+
+    Each batch is one transaction: a killed process leaves the last batch that was committed. The file is open only during
+    an operation. Documents that are there already with the same content cost a digest. Bars are drawn where stderr is a
+    terminal.
+    Raises `RetrievalError` for a file that is no corpus, of another format or language, or in use.
     """
 
     def __init__(self, path: str | PathLike[str], language: str = "english") -> None:
-        self.path, self.language = Path(path), language
+        super().__init__(Path(path), language)
         create_or_check(self.path, language)
 
-    def __len__(self) -> int:
-        with connect(self.path, read_only=True) as connection:
-            return int(connection.execute("SELECT count(*) FROM documents").fetchall()[0][0])
+    def add(
+        self,
+        documents: Iterable[Document | Mapping[str, Any]],
+        batch: int = BATCH,
+        *,
+        text: str | Sequence[str] = "text",
+        key: str = "key",
+        progress: bool = True,
+    ) -> Change:
+        """Add documents, or rows (dicts), replacing those whose key is there with other content.
 
-    def add(self, documents: Iterable[Document], batch: int = BATCH) -> Change:
-        """Add documents, replacing those whose key is there with other content; unchanged ones cost a digest.
-
-        Of two documents with one key the later counts. Raises `RetrievalError` for a document without key.
+        text, key: columns of rows, as in `read`; the other columns become metadata. Of two documents with one key the later
+        counts. Raises `RetrievalError` for a document without key, a row without these columns, or a text that is none.
         """
+        from .sources import Columns, documents_of
+
         if batch < 1:
             raise RetrievalError(f"batch={batch}: give at least 1")
-        total, pending = Change(0, 0, 0), dict[str, Document]()
-        for document in documents:
-            if not document.key:
-                raise RetrievalError(f"document {document.text[:40]!r} has no key: give each a text that names it")
-            pending[document.key] = document
-            if len(pending) >= batch:
-                total, pending = _sum(total, self._write(pending)), {}
-        return _sum(total, self._write(pending)) if pending else total
+        total = len(documents) if isinstance(documents, Sized) else None
+        found = documents_of(documents, Columns.of(text, key), "rows")
+        return self._add(found, total, progress, batch)[0]
+
+    def read(
+        self,
+        path: Source,
+        *,
+        text: str | Sequence[str] | None = None,
+        key: str | None = None,
+        prune: bool = False,
+        progress: bool = True,
+    ) -> Change:
+        """Add files: .txt, .md, .html; with text=, also the rows of .csv, .tsv, .jsonl, .json and .parquet files.
+
+        path: a file, a folder (with all folders in it; names that begin with a dot are left out), a pattern such as
+        "data/*.csv", or several of these. A text file is a document whose key and source are its path as you gave it.
+        Bytes that are no UTF-8 become U+FFFD; HTML becomes text with Markdown's marks for headings and lists. An empty file
+        is a document that no search finds. Of a table, text names the column with the text (of several, those joined by
+        blank lines), key the one with the key (without it, path and row number); the others become metadata.
+        prune: delete documents that came from these files, this folder, this pattern, and are not there any more.
+        Raises `RetrievalError` for what is not there, cannot be read, or lacks a column.
+        """
+        from .sources import Columns, Files
+
+        files = Files(path, None if text is None else Columns.of(text, key))
+        change, seen = self._add(files.documents(), None if files.tables else len(files.paths), progress)
+        return change._replace(deleted=self._prune(files.covers, seen)) if prune else change
+
+    def sql(
+        self,
+        query: str,
+        *,
+        key: str,
+        text: str | Sequence[str] = "text",
+        database: str | PathLike[str] | None = None,
+        source: str = "",
+        prune: bool = False,
+        progress: bool = True,
+    ) -> Change:
+        """Add the rows of a DuckDB query, over `database` (opened read-only) or over files that the query names.
+
+        text, key: columns, as in `read`. source: what the documents say they are from. prune: delete those that say the same
+        and are not in the query's result. Raises `RetrievalError` for a query that fails or lacks a column.
+        """
+        from .sources import Columns, query_documents
+
+        if prune and not source:
+            raise RetrievalError("prune=True needs source=: a text that tells this query's documents from others")
+        found, total = query_documents(query, database, Columns.of(text, key), source)
+        change, seen = self._add(found, total, progress)
+        return change._replace(deleted=self._prune(lambda name: name == source, seen)) if prune else change
 
     def delete(self, keys: Sequence[str]) -> int:
         """Remove documents in one transaction; returns how many there were."""
-        with connect(self.path, read_only=False) as connection:
-            known = _known(connection, keys)
-            _transact(connection, list(known.values()), [])
-        return len(known)
+        with connect(self.path, read_only=True) as connection:
+            if not known(connection, [clean(key) for key in keys]):
+                return 0
+        with connect(self.path, read_only=False) as connection, transaction(connection):
+            there = known(connection, [clean(key) for key in keys])
+            remove(connection, [doc for doc, _ in there.values()])
+        return len(there)
+
+    def chunks(self, chunking: Chunking, model: Any = None) -> ChunkSet:
+        """What `Lexical` and `Dense` search instead of whole documents. model: the embedder whose tokens are counted, as
+        `Dense` takes it; see `Retrieve` for what is counted without one."""
+        from .chunk_set import ChunkSet
+        from .embedding import embedder_of
+        from .tokens import tokens_of
+
+        return ChunkSet(self, chunking, tokens_of(None if model is None else embedder_of(model)))
+
+    def forget_chunks(self) -> int:
+        """Drop all sets of chunks, as a search over many settings leaves them; those that are needed are made again.
+
+        Vectors stay. Returns how many sets there were.
+        """
+        with connect(self.path, read_only=False) as connection, transaction(connection):
+            sql = "SELECT schema_name FROM duckdb_schemas() WHERE starts_with(schema_name, 'chunks_') AND NOT internal"
+            names = [name for (name,) in connection.execute(sql).fetchall()]
+            for name in names:
+                connection.execute(f"DROP SCHEMA {name} CASCADE")
+        return len(names)
+
+    def _add(
+        self, documents: Iterator[Document], total: int | None, progress: bool, batch: int = BATCH
+    ) -> tuple[Change, set[str]]:
+        change, pending, size, seen = Change(), dict[str, Document](), 0, set[str]()
+        with progress_bar("adding", total, progress) as advance:
+            for document in documents:
+                pending[document.key] = document
+                seen.add(document.key)
+                size += len(document.text)
+                advance(1)
+                if len(pending) >= batch or size >= BATCH_CHARACTERS:
+                    change, pending, size = _sum(change, self._write(pending)), {}, 0
+            return (_sum(change, self._write(pending)) if pending else change), seen
+
+    def _prune(self, covers: Any, seen: set[str]) -> int:
+        with connect(self.path, read_only=True) as connection:
+            rows = connection.execute("SELECT key, source FROM documents").fetchall()
+        return self.delete([key for key, source in rows if key not in seen and covers(source)])
 
     def _write(self, documents: Mapping[str, Document]) -> Change:
         digests = {key: document.digest for key, document in documents.items()}
         # Reading first: where nothing changed, the file is never opened for writing.
         with connect(self.path, read_only=True) as connection:
-            known = _known(connection, list(digests))
-        same = {key for key, (_, digest) in known.items() if digests[key] == digest}
-        changed = [(digests[key], document) for key, document in documents.items() if key not in same]
-        if changed:
-            with connect(self.path, read_only=False) as connection:
-                known = _known(connection, [document.key for _, document in changed])
-                _transact(connection, list(known.values()), changed, self.language)
-        updated = sum(document.key in known for _, document in changed)
+            there = known(connection, list(digests))
+        same = {key for key, (_, digest) in there.items() if digests[key] == digest}
+        changed = [(document, digests[key]) for key, document in documents.items() if key not in same]
+        if not changed:
+            return Change(unchanged=len(same))
+        with connect(self.path, read_only=False) as connection, transaction(connection):
+            there = known(connection, [document.key for document, _ in changed])
+            remove(connection, [doc for doc, _ in there.values()])
+            insert(connection, [_entry(*pair) for pair in changed], self.language)
+        updated = sum(document.key in there for document, _ in changed)
         return Change(len(changed) - updated, updated, len(same))
 
 
+def _entry(document: Document, digest: str) -> Entry:
+    text = clean(document.text)
+    metadata = as_json(dict(document.metadata))
+    return Entry(document.key, digest, clean(document.source), metadata, text, document.key, 0, len(text))
+
+
 def _sum(a: Change, b: Change) -> Change:
-    return Change(a.added + b.added, a.updated + b.updated, a.unchanged + b.unchanged)
-
-
-def _known(connection: DuckDBPyConnection, keys: Sequence[str]) -> dict[str, tuple[int, str]]:
-    sql = "SELECT key, doc, digest FROM documents WHERE key IN (SELECT unnest(?::VARCHAR[]))"
-    return {key: (doc, digest) for key, doc, digest in connection.execute(sql, [list(keys)]).fetchall()}
-
-
-def _transact(
-    connection: DuckDBPyConnection,
-    gone: Sequence[tuple[int, str]],
-    added: Sequence[tuple[str, Document]],
-    language: str = "english",
-) -> None:
-    connection.begin()
-    try:
-        if gone:
-            ids = [doc for doc, _ in gone]
-            for table in ("documents", "postings"):
-                connection.execute(f"DELETE FROM {table} WHERE doc IN (SELECT unnest(?::INTEGER[]))", [ids])
-        if added:
-            _insert(connection, added, language)
-        connection.commit()
-    except BaseException:
-        connection.rollback()
-        raise
-
-
-def _insert(connection: DuckDBPyConnection, added: Sequence[tuple[str, Document]], language: str) -> None:
-    (first,) = connection.execute("SELECT coalesce(max(doc), -1) + 1 FROM documents").fetchall()[0]
-    rows: list[tuple[Any, ...]] = []
-    words: list[str] = []
-    docs: list[int] = []
-    counts: list[int] = []
-    for doc, (digest, document) in enumerate(added, first):
-        # A lone surrogate (text decoded with surrogateescape) cannot be stored: it is shown as U+FFFD.
-        text = document.text.encode("utf-8", "replace").decode("utf-8")
-        terms = index_terms(text, language)
-        metadata = json.dumps(dict(document.metadata), default=str)
-        rows.append((doc, document.key, digest, document.source, metadata, len(terms), text))
-        for word, count in Counter(terms).items():
-            words.append(word)
-            docs.append(doc)
-            counts.append(count)
-    columns = [list(column) for column in zip(*rows, strict=True)]
-    types = ("INTEGER", "VARCHAR", "VARCHAR", "VARCHAR", "JSON", "INTEGER", "VARCHAR")
-    terms_sql = ", ".join(f"unnest(?::{kind}[])" for kind in types)
-    connection.execute(f"INSERT INTO documents SELECT {terms_sql}", columns)
-    connection.execute(
-        "CREATE OR REPLACE TEMP TABLE fresh AS SELECT unnest(?::VARCHAR[]) AS word, unnest(?::INTEGER[]) AS doc, "
-        "unnest(?::INTEGER[]) AS count",
-        [words, docs, counts],
-    )
-    connection.execute(
-        "INSERT INTO terms SELECT (SELECT coalesce(max(term), -1) FROM terms) + row_number() OVER (ORDER BY word), word "
-        "FROM (SELECT DISTINCT word FROM fresh) WHERE word NOT IN (SELECT word FROM terms)"
-    )
-    connection.execute(
-        "INSERT INTO postings SELECT term, doc, count FROM fresh JOIN terms USING (word) ORDER BY term, doc"
-    )
-    connection.execute("DROP TABLE fresh")
+    return Change(*(x + y for x, y in zip(a, b, strict=True)))

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from ...errors import RetrievalError
-from .corpus import Corpus
 from .embedding import Embedder, embedder_of
 from .hit import Hit
+from .index import Index
 from .model_folder import DEFAULT_EMBEDDER
 from .vector_index import VectorIndex, unit
 from .vectors import Matrix, Vectors
@@ -22,11 +22,12 @@ class Dense:
     """The documents whose vectors have the largest cosine with a query's vector; every document is looked at.
 
     model: a short name, a folder, a hub id, or a callable. The first search embeds what has no vector yet.
+    corpus: a `Corpus`, or a `ChunkSet` of one.
     """
 
     def __init__(
         self,
-        corpus: Corpus,
+        corpus: Index,
         model: str | PathLike[str] | Embedder | Callable[[list[str]], Any] = DEFAULT_EMBEDDER,
     ) -> None:
         self.corpus, self.vectors = corpus, Vectors(corpus, embedder_of(model))

@@ -134,7 +134,7 @@ def fast_bf16() -> bool:
 
 
 def clean(text: str) -> str:
-    """Text with lone surrogates shown as U+FFFD or "?": tokenizers take only what UTF-8 can say."""
+    """Text with every lone surrogate shown as "?": tokenizers and DuckDB take only what UTF-8 can say."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 

@@ -33,8 +33,8 @@ def filtered(
 ) -> list[int] | None:
     """Numbers of the documents that meet a condition; None for all of them.
 
-    where: an expression over `key`, `source` and `metadata` (JSON), as "metadata->>'lang' = $lang"; parameters: values
-    of its names. Values that come from users belong in parameters, where they stay values.
+    where: an expression over `key`, `document`, `source` and `metadata` (JSON), as "metadata->>'lang' = $lang";
+    parameters: values of its names. Values that come from users belong in parameters, where they stay values.
     Raises `RetrievalError` for a condition that is no single expression or that fails.
     """
     import duckdb
@@ -47,7 +47,7 @@ def filtered(
         rows = connection.execute(sql, dict(parameters or {})).fetchall()
     except (duckdb.Error, ValueError) as error:
         raise RetrievalError(
-            f"{path}: where={where!r}: {error}; give one condition over key, source and metadata"
+            f"{path}: where={where!r}: {error}; give one condition over key, document, source and metadata"
         ) from error
     return [doc for (doc,) in rows]
 

@@ -8,9 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .corpus import Corpus
 from .hit import Hit
-from .store import connect
+from .index import Index
 from .top import best, lower_bounds, padded
 from .words import index_terms
 
@@ -21,17 +20,17 @@ WEIGHTINGS = 4
 
 
 class Postings:
-    """An immutable copy of a corpus' index, read when it is made. Documents are numbered by age.
+    """An immutable copy of an index, read when it is made. Documents are numbered by age.
 
     What is summed for a query, and in which order, does not depend on the other queries of a batch.
     """
 
-    def __init__(self, corpus: Corpus) -> None:
-        with connect(corpus.path, read_only=True) as connection:
+    def __init__(self, index: Index) -> None:
+        with index.open(read_only=True) as connection:
             documents = connection.execute("SELECT doc, key, length FROM documents ORDER BY doc").fetchnumpy()
             words = connection.execute("SELECT term, word FROM terms ORDER BY term").fetchnumpy()
             listed = connection.execute("SELECT term, doc, count FROM postings ORDER BY term, doc").fetchnumpy()
-        self.language = corpus.language
+        self.language = index.language
         self.keys: list[str] = list(documents["key"])
         self.numbers = np.asarray(documents["doc"], dtype=np.int64)
         lengths = np.asarray(documents["length"], dtype=np.float64)

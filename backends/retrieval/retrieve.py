@@ -12,6 +12,8 @@ from ...signatures.bridge import Prediction
 from ...signatures.knob import Knob, offer
 from ...signatures.module import Module
 from ...signatures.passage import Passage
+from .chunk_set import ChunkSet
+from .chunking import ChunkBy, Chunking
 from .corpus import Corpus
 from .embedding import Embedder
 from .hit import Hit
@@ -49,9 +51,13 @@ class Retrieve(Module):
 
     The knobs: k; method, "lexical" (BM25 with k1 and b), "dense" (cosine) or "fused"; for the last lexical_weight, 0 to 1,
     and fuse_by; rerank_depth, how many of the best go through the reranker, and rerank_weight, its share in their order
-    (the search has the rest; 0.2 for "lm" unless you say otherwise). Those passed to the constructor are where the
-    compiler starts; tune says which it may change, and to what: {"k": (3, 5), "method": ()} leaves the method alone. Without
-    it k may be halved and doubled, and what else has an effect may take a few values that are in use.
+    (the search has the rest; 0.2 for "lm" unless you say otherwise); chunk_size, tokens of a chunk (0: whole documents),
+    with chunk_overlap and chunk_by, see `Chunking`. Tokens are the embedder's; without one that has a tokenizer, pieces of
+    words of at most five letters. The chunks of each setting are cut, and embedded, when it is searched first.
+    Knobs passed to the constructor are where the compiler starts; tune says which it may change, and to what:
+    {"k": (3, 5), "method": ()} leaves the method alone. Without it k and chunk_size (unless 0) may be halved
+    and doubled, and what else has an effect may take a few values that are in use; chunk_overlap and chunk_by stay, since
+    each setting takes as long as building the corpus.
     """
 
     k = Knob(range=(1, 1000), default=5)
@@ -62,6 +68,9 @@ class Retrieve(Module):
     rerank_weight = Knob(range=(0.0, 1.0), default=1.0)
     k1 = Knob(range=(0.0, 5.0), default=1.2)
     b = Knob(range=(0.0, 1.0), default=0.75)
+    chunk_size = Knob(range=(0, 100_000), default=0)
+    chunk_overlap = Knob(range=(0.0, 0.5), default=0.0)
+    chunk_by: Knob[str] = Knob(choices=("recursive", "sentence", "tokens"))
 
     def __init__(
         self,
@@ -102,7 +111,12 @@ class Retrieve(Module):
             "lexical_weight": sorted({*LEXICAL_WEIGHTS, self.lexical_weight}),
             "rerank_depth": sorted({0, 5, 10, DEPTH, self.rerank_depth}) if self.reranker is not None else (),
             "rerank_weight": sorted({*RERANK_WEIGHTS, self.rerank_weight}) if self.reranker is not None else (),
+            "chunk_size": sorted({max(1, self.chunk_size // 2), self.chunk_size, min(100_000, 2 * self.chunk_size)}),
+            "chunk_overlap": (),
+            "chunk_by": (),
         }
+        if not self.chunk_size:
+            choices["chunk_size"] = ()
         if lexical_only:
             choices.update(dict.fromkeys(_FUSION, ()))
         for name, offered in {**choices, **tune}.items():
@@ -121,8 +135,8 @@ class Retrieve(Module):
         return self._found(query, parameters)
 
     def _found(self, query: str, parameters: Mapping[str, Any] | None) -> Retrieved:
-        hits = self.searcher.find(query, self._settings(parameters))
-        return Retrieved(passages=self._reranked(query, hits))
+        settings = self._settings(parameters)
+        return Retrieved(passages=self._reranked(query, self.searcher.find(query, settings), settings))
 
     async def aforward(self, query: str, parameters: Mapping[str, Any] | None = None) -> Retrieved:
         """Implementation of `acall`."""
@@ -130,13 +144,27 @@ class Retrieve(Module):
 
     def many(self, queries: Sequence[str], parameters: Mapping[str, Any] | None = None) -> list[list[Passage]]:
         """Passages per query; all queries of a call go through each operator together."""
-        found = self.searcher.find_many(queries, self._settings(parameters))
-        return [self._reranked(query, hits) for query, hits in zip(queries, found, strict=True)]
+        settings = self._settings(parameters)
+        found = self.searcher.find_many(queries, settings)
+        return [self._reranked(query, hits, settings) for query, hits in zip(queries, found, strict=True)]
+
+    def prepare(self, progress: bool = True) -> None:
+        """Cut and embed now what the first search would have to; a bar is drawn where stderr is a terminal."""
+        index, dense = self.searcher.part(self._chunking())
+        if isinstance(index, ChunkSet):
+            index.update(progress)
+        if dense is not None and self.method != "lexical":
+            dense.vectors.update(progress=progress)
 
     def identity(self) -> dict[str, str]:
         """Digests of corpus and models, for ledger and artifact."""
         reranker = {} if self.reranker is None else {"reranker": self.reranker.digest}
         return {**self.searcher.identity(), **reranker, "where": f"{self.where} {self.parameters}"}
+
+    def _chunking(self) -> Chunking | None:
+        if not self.chunk_size:
+            return None
+        return Chunking(self.chunk_size, float(self.chunk_overlap), cast(ChunkBy, self.chunk_by))
 
     def _settings(self, parameters: Mapping[str, Any] | None) -> Settings:
         depth = self.rerank_depth if self.reranker is not None else 0
@@ -147,12 +175,13 @@ class Retrieve(Module):
             lexical_weight=float(self.lexical_weight),
             k1=float(self.k1),
             b=float(self.b),
+            chunking=self._chunking(),
             where=self.where,
             parameters=self.parameters if parameters is None else freeze({**dict(self.parameters), **parameters}),
         )
 
-    def _reranked(self, query: str, hits: Sequence[Hit]) -> list[Passage]:
-        passages = self.searcher.passages(hits) if hits else []
+    def _reranked(self, query: str, hits: Sequence[Hit], settings: Settings) -> list[Passage]:
+        passages = self.searcher.passages(hits, settings.chunking) if hits else []
         if self.reranker is not None and self.rerank_depth:
             passages = rerank(self.reranker, query, passages, self.rerank_depth, float(self.rerank_weight))
         return passages[: self.k]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,15 +11,19 @@ from os import PathLike
 from typing import Any, Literal
 
 from ...signatures.passage import Passage
+from .chunk_set import ChunkSet
+from .chunking import Chunking
 from .corpus import Corpus
 from .dense import Dense
-from .embedding import Embedder
+from .embedding import Embedder, embedder_of
 from .fuse import FuseBy, fuse
 from .gather import Gather
-from .held import Held
+from .held import COPIES, Held
 from .hit import Hit
+from .index import Index
 from .lexical import Lexical
 from .store import connect
+from .tokens import tokens_of
 
 Method = Literal["lexical", "dense", "fused"]
 POOL = 100
@@ -27,7 +32,8 @@ POOL = 100
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How to search; what `Retrieve` declares as knobs. parameters: as sorted pairs, so that settings hash."""
+    """How to search; what `Retrieve` declares as knobs. chunking: None for whole documents. parameters: as sorted pairs, so
+    that settings hash."""
 
     k: int = 10
     method: Method = "fused"
@@ -35,6 +41,7 @@ class Settings:
     lexical_weight: float = 0.5
     k1: float = 1.2
     b: float = 0.75
+    chunking: Chunking | None = None
     where: str = "true"
     parameters: tuple[tuple[str, Any], ...] = ()
 
@@ -49,7 +56,9 @@ class Searcher:
         self, corpus: Corpus, model: str | PathLike[str] | Embedder | Callable[[list[str]], Any] | None
     ) -> None:
         self.corpus = corpus
-        self.dense = None if model is None else Dense(corpus, model)
+        self.embedder = None if model is None else embedder_of(model)
+        self._lock = threading.Lock()
+        self._parts: OrderedDict[Chunking | None, tuple[Index, Dense | None]] = OrderedDict()
         self._gather: Gather[tuple[str, Settings], list[Hit]] = Gather(self._run)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Searcher:
@@ -62,34 +71,48 @@ class Searcher:
     def find_many(self, queries: Sequence[str], settings: Settings) -> list[list[Hit]]:
         """Documents per query; the queries go through each operator together."""
         given = (settings.where, dict(settings.parameters))
-        if self.dense is None or settings.method == "lexical":
-            return Lexical(self.corpus, settings.k1, settings.b).search(queries, settings.k, *given)
+        index, dense = self.part(settings.chunking)
+        if dense is None or settings.method == "lexical":
+            return Lexical(index, settings.k1, settings.b).search(queries, settings.k, *given)
         if settings.method == "dense":
-            return self.dense.search(queries, settings.k, *given)
+            return dense.search(queries, settings.k, *given)
         depth = max(POOL, settings.k)
         weights = (settings.lexical_weight, 1.0 - settings.lexical_weight)
         rankings = zip(
-            Lexical(self.corpus, settings.k1, settings.b).search(queries, depth, *given),
-            self.dense.search(queries, depth, *given),
+            Lexical(index, settings.k1, settings.b).search(queries, depth, *given),
+            dense.search(queries, depth, *given),
             strict=True,
         )
         return [fuse(pair, weights, settings.fuse_by, settings.k) for pair in rankings]
 
-    def passages(self, hits: Sequence[Hit]) -> list[Passage]:
-        """The documents of hits, in their order, with their scores; one that is gone since is left out."""
-        with connect(self.corpus.path, read_only=True) as connection:
-            sql = "SELECT key, text, source FROM documents WHERE key IN (SELECT unnest(?::VARCHAR[]))"
+    def part(self, chunking: Chunking | None) -> tuple[Index, Dense | None]:
+        """What is searched under a setting: the whole documents (None) or their chunks; and its vectors."""
+        with self._lock:
+            found = self._parts.pop(chunking, None)
+            if found is None:
+                index: Index = self.corpus
+                if chunking is not None:
+                    index = ChunkSet(self.corpus, chunking, tokens_of(self.embedder))
+                found = index, None if self.embedder is None else Dense(index, self.embedder)
+            self._parts[chunking] = found
+            while len(self._parts) > COPIES:
+                self._parts.popitem(last=False)
+            return found
+
+    def passages(self, hits: Sequence[Hit], chunking: Chunking | None) -> list[Passage]:
+        """The texts of hits, in their order, with their scores; one that is gone since is left out."""
+        with self.part(chunking)[0].open(read_only=True) as connection:
+            sql = (
+                "SELECT key, text, source, document, start, stop FROM documents WHERE key IN (SELECT unnest(?::VARCHAR[]))"
+            )
             rows = connection.execute(sql, [[hit.key for hit in hits]]).fetchall()
-        found = {key: (text, source) for key, text, source in rows}
-        return [
-            Passage(id=hit.key, text=found[hit.key][0], score=hit.score, source=found[hit.key][1])
-            for hit in hits
-            if hit.key in found
-        ]
+        names = ("text", "source", "document", "start", "end")
+        found = {key: dict(zip(names, rest, strict=True)) for key, *rest in rows}
+        return [Passage(id=hit.key, score=hit.score, **found[hit.key]) for hit in hits if hit.key in found]
 
     def identity(self) -> dict[str, str]:
         """Digests of what decides the answers."""
-        model = {} if self.dense is None else {"embedder": self.dense.vectors.embedder.digest}
+        model = {} if self.embedder is None else {"embedder": self.embedder.digest}
         return {"corpus": corpus_digest(self.corpus), **model}
 
     def _run(self, asked: Sequence[tuple[str, Settings]]) -> list[list[Hit]]:
@@ -108,7 +131,7 @@ def freeze(parameters: Mapping[str, Any] | None) -> tuple[tuple[str, Any], ...]:
     return tuple(sorted((parameters or {}).items()))
 
 
-def _read_digest(corpus: Corpus) -> str:
+def _read_digest(corpus: Index) -> str:
     total = hashlib.sha256(corpus.language.encode())
     with connect(corpus.path, read_only=True) as connection:
         for key, digest in connection.execute("SELECT key, digest FROM documents ORDER BY key").fetchall():

@@ -9,19 +9,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import RetrievalError
+from .gate import gate_of
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
-FORMAT = "1"
+FORMAT = "2"
 SCHEMA = """
 CREATE TABLE meta (name VARCHAR PRIMARY KEY, value VARCHAR);
-CREATE TABLE documents (doc INTEGER, key VARCHAR, digest VARCHAR, source VARCHAR, metadata JSON,
-  length INTEGER, text VARCHAR);
-CREATE TABLE terms (term INTEGER, word VARCHAR);
-CREATE TABLE postings (term INTEGER, doc INTEGER, count INTEGER);
 CREATE TABLE vectors (digest VARCHAR, vector FLOAT[]);
 """
+INDEX = """
+CREATE TABLE {schema}.documents (doc INTEGER, key VARCHAR, digest VARCHAR, source VARCHAR, metadata JSON,
+  length INTEGER, text VARCHAR, document VARCHAR, start INTEGER, stop INTEGER);
+CREATE TABLE {schema}.terms (term INTEGER, word VARCHAR);
+CREATE TABLE {schema}.postings (term INTEGER, doc INTEGER, count INTEGER);
+"""
+"""What is searched: whole documents in the schema main, and in a schema of its own each way of cutting them into chunks.
+length: number of terms. document, start, stop: whose text it is, and from which character to which."""
 
 
 @contextmanager
@@ -32,18 +37,31 @@ def connect(path: Path, *, read_only: bool) -> Iterator[DuckDBPyConnection]:
     """
     import duckdb
 
+    with gate_of(path).held(read_only=read_only):
+        try:
+            connection = duckdb.connect(str(path), read_only=read_only)
+        except duckdb.Error as error:
+            message = str(error).strip().splitlines()[0]
+            raise RetrievalError(
+                f"{path}: cannot be opened for {'reading' if read_only else 'writing'}: {message}; "
+                "end the process that holds it, or check that it is a corpus and its permissions"
+            ) from error
+        try:
+            yield connection
+        finally:
+            connection.close()
+
+
+@contextmanager
+def transaction(connection: DuckDBPyConnection) -> Iterator[None]:
+    """All of the block, or nothing of it."""
+    connection.begin()
     try:
-        connection = duckdb.connect(str(path), read_only=read_only)
-    except duckdb.Error as error:
-        message = str(error).strip().splitlines()[0]
-        raise RetrievalError(
-            f"{path}: cannot be opened for {'reading' if read_only else 'writing'}: {message}; "
-            "end the process that holds it, or check that it is a corpus and its permissions"
-        ) from error
-    try:
-        yield connection
-    finally:
-        connection.close()
+        yield
+        connection.commit()
+    except BaseException:
+        connection.rollback()
+        raise
 
 
 def create_or_check(path: Path, language: str) -> None:
@@ -53,7 +71,7 @@ def create_or_check(path: Path, language: str) -> None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with connect(aside, read_only=False) as made:
-                made.execute(SCHEMA)
+                made.execute(SCHEMA + INDEX.format(schema="main"))
                 made.executemany("INSERT INTO meta VALUES (?, ?)", [["format", FORMAT], ["language", language]])
             os.replace(aside, path)
         except OSError as error:
@@ -62,7 +80,8 @@ def create_or_check(path: Path, language: str) -> None:
             aside.unlink(missing_ok=True)
         return
     with connect(path, read_only=True) as connection:
-        tables = {name for (name,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
+        sql = "SELECT table_name FROM duckdb_tables() WHERE schema_name = 'main'"
+        tables = {name for (name,) in connection.execute(sql).fetchall()}
         if not {"meta", "documents", "terms", "postings", "vectors"} <= tables:
             raise RetrievalError(f"{path}: is a DuckDB file but no corpus; choose another path")
         meta = dict(connection.execute("SELECT name, value FROM meta").fetchall())

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import RetrievalError
-from .corpus import Corpus
 from .embedding import Embedder
 from .filters import filtered, lock_down
 from .held import Stamp, file_stamp
-from .store import connect
+from .index import Index
+from .progress import progress_bar
+from .store import transaction
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -46,7 +47,7 @@ class Vectors:
     Safe to use from several threads. Raises `RetrievalError` for a corpus that has vectors of another embedder.
     """
 
-    def __init__(self, corpus: Corpus, embedder: Embedder) -> None:
+    def __init__(self, corpus: Index, embedder: Embedder) -> None:
         self.corpus, self.embedder = corpus, embedder
         self._lock = threading.Lock()
         self._matrix: Matrix | None = None
@@ -54,14 +55,15 @@ class Vectors:
 
     def update(self, batch: int = BATCH, progress: bool = False) -> int:
         """Embed every text that has no vector yet; returns how many there were. Interrupted, it goes on where it was."""
-        with connect(self.corpus.path, read_only=True) as connection:
+        self.corpus.refresh()
+        with self.corpus.open(read_only=True) as connection:
             self._check(connection)
             missing = connection.execute(_MISSING).fetchall()
-        with _bar(len(missing), progress) as advance:
+        with progress_bar("embedding", len(missing), progress) as advance:
             for begin in range(0, len(missing), batch):
                 part = missing[begin : begin + batch]
                 rows = self._embed([text for _, text in part])
-                with connect(self.corpus.path, read_only=False) as connection:
+                with self.corpus.open(read_only=False) as connection:
                     self._write(connection, [digest for digest, _ in part], rows)
                 advance(len(part))
         return len(missing)
@@ -69,16 +71,17 @@ class Vectors:
     def matrix(self) -> Matrix:
         """Every document's vector, embedded first where it is missing. Read anew when the file has changed."""
         with self._lock:
-            if self._matrix is None or self._stamp != file_stamp(self.corpus):
+            self.corpus.refresh()
+            if self._matrix is None or self._stamp != file_stamp(self.corpus.path):
                 self.update()
-                self._stamp = file_stamp(self.corpus)
+                self._stamp = file_stamp(self.corpus.path)
                 self._matrix = self._read()
             return self._matrix
 
     def rows_where(self, where: str, parameters: Mapping[str, Any] | None = None) -> np.ndarray | None:
         """Row numbers of the matrix that meet a condition, ascending; None for all. See `filters.filtered`."""
         matrix = self.matrix()
-        with connect(self.corpus.path, read_only=True) as connection:
+        with self.corpus.open(read_only=True) as connection:
             lock_down(connection)
             docs = filtered(connection, self.corpus.path, where, parameters)
         return None if docs is None else np.flatnonzero(np.isin(matrix.docs, np.array(docs, dtype=np.int64)))
@@ -95,7 +98,7 @@ class Vectors:
         return rows
 
     def _read(self) -> Matrix:
-        with connect(self.corpus.path, read_only=True) as connection:
+        with self.corpus.open(read_only=True) as connection:
             (size,) = connection.execute("SELECT max(len(vector)) FROM vectors").fetchall()[0]
             cursor = connection.execute(
                 "SELECT key, doc, vector FROM documents JOIN vectors ON vectors.digest = sha256(text) ORDER BY key"
@@ -116,8 +119,7 @@ class Vectors:
         return meta
 
     def _write(self, connection: DuckDBPyConnection, digests: Sequence[str], rows: np.ndarray) -> None:
-        connection.begin()
-        try:
+        with transaction(connection):
             size = self._check(connection).get("dimension", str(rows.shape[1]))
             if int(size) != rows.shape[1]:
                 raise RetrievalError(
@@ -131,25 +133,4 @@ class Vectors:
                 f"INSERT INTO vectors SELECT unnest(?::VARCHAR[]), unnest(?::FLOAT[{size}][])",
                 [list(digests), rows.tolist()],
             )
-            connection.commit()
-        except BaseException:
-            connection.rollback()
-            raise
 
-
-def _bar(total: int, shown: bool) -> Any:
-    from contextlib import contextmanager
-
-    @contextmanager
-    def silent() -> Any:
-        yield lambda count: None
-
-    @contextmanager
-    def visible() -> Any:
-        from rich.progress import Progress
-
-        with Progress(transient=True) as progress:
-            task = progress.add_task("embedding", total=total)
-            yield lambda count: progress.advance(task, count)
-
-    return visible() if shown and total else silent()

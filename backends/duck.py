@@ -1,4 +1,4 @@
-"""Small helpers around DuckDB relations, shared by datasets and the ledger."""
+"""Small helpers around DuckDB relations, shared by readers of files, datasets and the ledger."""
 
 from __future__ import annotations
 

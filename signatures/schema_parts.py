@@ -93,7 +93,7 @@ def tagged(schema: Any, definitions: Schema) -> None:
 def _require(schema: Schema, name: str, definitions: Schema) -> None:
     if "$ref" in schema:
         _require(definitions[str(schema["$ref"]).removeprefix("#/$defs/")], name, definitions)
-    for option in (schema.get("oneOf") or schema.get("anyOf") or ()):
+    for option in schema.get("oneOf") or schema.get("anyOf") or ():
         _require(option, name, definitions)
     if name in schema.get("properties", {}) and name not in schema.get("required", ()):
         schema["required"] = [*schema.get("required", ()), name]

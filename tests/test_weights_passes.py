@@ -16,7 +16,7 @@ from still.optimizers.weights.grpo import GrpoSettings
 from still.optimizers.weights.lora import Lora
 from still.optimizers.weights.sft import SftSettings
 from test_pass_fixtures import FOLDER, compare, page, shown
-from test_weights_sft import Size, data
+from test_weights_distil import Size, data
 from weights_toys import write_base
 
 BEGUN = Distil(Lora(r=8, alpha=16), SftSettings(epochs=3, batch=8, learning_rate=6e-3), precision="fp32")

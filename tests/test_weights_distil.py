@@ -1,0 +1,170 @@
+"""Distil as a pass: programs get shorter and better, what cannot be trained leaves them as they were."""
+
+import random
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import still
+from dspy.utils import DummyLM
+from still.errors import ModelError
+from still.optimizers import distil
+from still.optimizers.distil import Distil
+from still.optimizers.weights.lora import Lora
+from still.optimizers.weights.sft import SftSettings, train_sft
+from weights_toys import write_base
+
+
+class Size(still.Signature):
+    """Say whether the first of the two digits is small or large, and do not be misled by the second one."""
+
+    digits: str = still.Input()
+    kind: Literal["small", "large"] = still.Output()
+
+
+def data(seed):
+    drawn = [(a, b) for a in range(10) for b in range(10)]
+    random.Random(seed).shuffle(drawn)
+    rows = [{"digits": f"{a} {b}", "kind": "small" if a < 5 else "large"} for a, b in drawn]
+    return still.Dataset(rows[:70], inputs=["digits"]), still.Dataset(rows[70:], inputs=["digits"])
+
+
+@pytest.fixture(scope="module")
+def lm(tmp_path_factory):
+    folder = write_base(tmp_path_factory.mktemp("program") / "base", max_position_embeddings=2048)
+    return still.LM(str(folder), quantization="fp32")
+
+
+FAST = Distil(Lora(r=8, alpha=16), SftSettings(epochs=12, batch=8, learning_rate=1e-2, patience=12), precision="fp32")
+
+
+def compiled(lm, folder, step=FAST, train=None):
+    given, dev = data(0)
+    where = folder / "ledger.duckdb"
+    return still.compile(still.Predict(Size), train or given, dev, passes=[step], lm=lm, ledger=where, progress=False)
+
+
+def test_distilled_programs_are_better_shorter_and_saved(lm, tmp_path, monkeypatch):
+    result = compiled(lm, tmp_path)
+    rows = {each.name: each for each in result.report.rows}
+    assert result.report.winner == "distilled"
+    assert rows["distilled"].score > rows["baseline"].score + 0.2
+    assert rows["distilled"].tokens < 0.7 * rows["baseline"].tokens
+    assert any("distil: 70 rows" in note for note in result.report.notes)
+    loaded = still.load(result.save(tmp_path / "size.still"))
+    asked = [example["digits"] for example in data(0)[1]]
+    assert [loaded(digits=each).kind for each in asked] == [result.program(digits=each).kind for each in asked]
+    # Trained once: the same compile finds adapter and results, and makes the same program.
+    monkeypatch.setattr(distil.Student, "open", None)
+    again = compiled(lm, tmp_path)
+    assert again.digest == result.digest
+
+
+def test_a_changed_adapter_is_not_run(lm, tmp_path):
+    loaded = still.load(compiled(lm, tmp_path).save(tmp_path / "size.still"))
+    adapter = loaded.config["adapter"]
+    lm.local.engine.unload_adapter(adapter.digest)
+    config = Path(adapter.path) / "adapter_config.json"
+    config.write_text(config.read_text() + " ")
+    with pytest.raises(ModelError, match="compile again"):
+        loaded(digits="1 2")
+
+
+@pytest.mark.parametrize(
+    ("step", "why"),
+    [
+        (Distil(settings=SftSettings(learning_rate=1e30), precision="fp32"), "training diverged"),
+        (Distil(Lora(r=8), precision="fp32"), "4 rows to train on"),
+    ],
+)
+def test_where_training_fails_the_program_stays_and_the_report_says_why(lm, tmp_path, step, why):
+    few = still.Dataset(list(data(0)[0])[:4], inputs=["digits"]) if "4 rows" in why else None
+    result = compiled(lm, tmp_path, step, few)
+    assert result.report.winner == "baseline"
+    assert any(why in note and "baseline stays" in note for note in result.report.notes)
+
+
+def test_examples_of_dev_are_not_trained_on(lm, tmp_path):
+    train, dev = data(0)
+    both = still.Dataset([*train, *list(dev)[:5]], inputs=["digits"])
+    result = compiled(lm, tmp_path, Distil(Lora(r=4), SftSettings(epochs=1), precision="fp32"), both)
+    assert any("5 train examples have the inputs of a dev example" in note for note in result.report.notes)
+    assert any("distil: 70 rows" in note for note in result.report.notes)
+
+
+def test_examples_held_out_are_not_trained_on(lm, tmp_path):
+    held = list(data(0)[0])[:6]
+    step = Distil(Lora(r=4), SftSettings(epochs=1), precision="fp32", held_out=held)
+    notes = compiled(lm, tmp_path, step).report.notes
+    assert any("6 train examples have the inputs" in note for note in notes)
+    assert any("distil: 64 rows" in note for note in notes)
+
+
+def test_a_model_that_cannot_be_trained_leaves_the_program_as_it_was(lm, tmp_path, monkeypatch):
+    def refuse(*given, **more):
+        raise ModelError("architecture 'other' has no class in transformers")
+
+    monkeypatch.setattr(distil.Student, "open", refuse)
+    result = compiled(lm, tmp_path)
+    assert result.report.winner == "baseline"
+    assert any("no class in transformers; baseline stays" in note for note in result.report.notes)
+
+
+def test_a_budget_that_ends_a_training_leaves_its_best_epoch(lm, tmp_path, monkeypatch):
+    """The clock is turned past the limit in the fifth epoch; with more of it the same compile trains to the end."""
+    from still.optimizers.budget import OutOfBudget, Spending
+
+    late = []
+
+    def check(self):
+        if late:
+            self.stopped = "60 seconds"
+            raise OutOfBudget("the budget is spent")
+
+    def trained(*given, progress, **more):
+        def shown(step):
+            if step.step == 4 * 9 + 4:
+                late.append(True)
+            progress(step)
+
+        return train_sft(*given, progress=shown, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Spending, "check", check)
+        patch.setattr(distil, "train_sft", trained)
+        result = compiled(lm, tmp_path)
+    assert any("the budget ended it after 4 epochs" in note for note in result.report.notes)
+    assert result.report.winner == "distilled"
+    rows = {each.name: each.score for each in result.report.rows}
+    assert rows["distilled"] == max(rows.values()) > rows["baseline"]
+    assert len([name for name in rows if "epoch" in name]) == 3  # the fourth, the best one, has another name now
+    assert any("distil: 70 rows" in note for note in compiled(lm, tmp_path).report.notes)
+
+
+def test_a_model_elsewhere_cannot_be_trained(tmp_path):
+    result = compiled(DummyLM([{"kind": "small"}] * 1000), tmp_path)
+    assert any("not a local model" in note for note in result.report.notes)
+
+
+class TwoSteps(still.Module):
+    def __init__(self):
+        super().__init__()
+        self.sum = still.Predict("digits -> sum: int")
+        self.kind = still.ChainOfThought(Size)
+
+    def forward(self, digits):
+        return self.kind(digits=str(self.sum(digits=digits).sum))
+
+
+def test_runs_that_pass_teach_every_predictor_and_reasoning_is_dropped(lm, tmp_path):
+    """The data has no sums: rows come from runs that the metric finds right."""
+    train, dev = data(0)
+    result = still.compile(
+        TwoSteps(), train, dev, passes=[Distil(Lora(r=4), SftSettings(epochs=1), precision="fp32")], lm=lm,
+        ledger=tmp_path / "ledger.duckdb", progress=False,
+    )  # fmt: skip
+    told = next(note for note in result.report.notes if note.startswith("distil:"))
+    assert "rows" in told, told
+    bare = distil._bare(TwoSteps(), result.winner).apply(TwoSteps())
+    asked = dict(bare.named_predictors())["kind.predict"].effective_signature
+    assert list(asked.output_fields) == ["kind"]

@@ -1,19 +1,13 @@
-"""The student's step, which is not PEFT's: trees of tokens, halves of batches, one operation per adapted layer."""
-
-import shutil
+"""Halves of a batch side by side: the numbers and gradients of PEFT's own model with every row alone."""
 
 import peft
 import pytest
 import torch
 import transformers
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from still.optimizers.weights.adapted import adapted_linear
 from still.optimizers.weights.lanes import in_lanes
 from still.optimizers.weights.lora import Lora
 from still.optimizers.weights.row import Row
-from still.optimizers.weights.student import Student
-from weights_toys import END, SIZES, open_student, write_base
+from weights_toys import open_student, write_base
 
 BATCH = [
     Row(tuple(text.encode()), tuple(i >= start for i in range(len(text))))
@@ -71,45 +65,6 @@ def test_numbers_and_gradients_are_those_of_peft_with_every_row_alone(base, two_
     weighted(found).backward()
     for mine, theirs in zip(student.parameters(), trained, strict=True):
         torch.testing.assert_close(mine.grad, theirs.grad, atol=2e-3, rtol=1e-3)
-
-
-def test_rows_longer_than_a_window_see_what_the_engine_lets_them_see(tmp_path):
-    torch.manual_seed(0)
-    config = transformers.MistralConfig(
-        vocab_size=SIZES["vocab_size"], bos_token_id=END, eos_token_id=END,
-        hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, sliding_window=4, max_position_embeddings=64, initializer_range=0.3,
-    )  # fmt: skip
-    model = transformers.MistralForCausalLM(config).eval()
-    model.save_pretrained(tmp_path / "model")
-    shutil.copytree(write_base(tmp_path / "base"), tmp_path / "tokenizer")
-    for file in (tmp_path / "tokenizer").glob("tokenizer*"):
-        shutil.copy(file, tmp_path / "model")
-    student = Student.open(str(tmp_path / "model"), Lora(r=2, alpha=4), precision="fp32")
-    for found, row in zip(student.reference(BATCH), BATCH, strict=True):
-        with torch.no_grad():
-            logprobs = model(torch.tensor([row.tokens])).logits[0, :-1].log_softmax(-1)
-        chosen = logprobs.gather(1, torch.tensor(row.tokens[1:])[:, None])[:, 0]
-        torch.testing.assert_close(found, chosen[torch.tensor(row.loss[1:])], atol=1e-5, rtol=1e-4)
-
-
-@settings(deadline=None)
-@given(st.integers(0, 10_000), st.booleans(), st.booleans())
-def test_an_adapted_layer_is_its_formula(seed, biased, first):
-    torch.manual_seed(seed)
-    x, weight, down, up = torch.randn(2, 3, 5), torch.randn(7, 5), torch.randn(2, 5), torch.randn(7, 2)
-    bias = torch.randn(7) if biased else None
-    leaves = [x.requires_grad_(not first), down.requires_grad_(), up.requires_grad_()]
-    direction = torch.randn(2, 3, 7)
-    wanted = x @ (weight + 0.5 * up @ down).t() + (bias if biased else 0)
-    made = adapted_linear(x, weight, bias, down, up, 0.5)
-    torch.testing.assert_close(made, wanted, atol=1e-5, rtol=1e-4)
-    asked = [leaf for leaf in leaves if leaf.requires_grad]
-    for mine, theirs in zip(
-        torch.autograd.grad((made * direction).sum(), asked), torch.autograd.grad((wanted * direction).sum(), asked),
-        strict=True,
-    ):  # fmt: skip
-        torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-4)
 
 
 def test_lanes_join_results_in_order_and_sum_gradients(two_threads):

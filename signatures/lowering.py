@@ -25,6 +25,7 @@ from .formatted import FormattedConstraint
 from .json_constraint import JsonConstraint
 from .json_schema import DeclaredSchema, DecodeSchema
 from .json_sketch import sketch
+from .least import MOST_REQUIRED, MOST_TEXT, shortest
 from .number import NumberConstraint, describe_number
 from .optional import NONE, OptionalConstraint
 from .schema_parts import without
@@ -165,6 +166,8 @@ def _text(declared: Any, field: str, last: bool) -> TextConstraint:
         raise SignatureError(
             f"field {field!r}: no text has {least or 1} to {most} characters: change min_length or max_length"
         )
+    if least is not None and least > MOST_TEXT:
+        raise _unsupported(field, declared, f"a text of at least {least:,} characters is more than {MOST_TEXT:,}")
     return TextConstraint(field, declared, form, least, most, pattern)
 
 
@@ -185,6 +188,9 @@ def _json(field: str, declared: Any) -> JsonConstraint:
     empty = impossible(decoded)
     if empty is not None:
         raise _unsupported(field, declared, f"no value satisfies {empty or 'it'}")
+    if (least := shortest(decoded)) > MOST_REQUIRED:
+        much = "endlessly many" if least == math.inf else f"{least:,.0f}"
+        raise _unsupported(field, declared, f"its shortest value has {much} characters of JSON, more than {MOST_REQUIRED:,}")
     return JsonConstraint(field, declared, json.dumps(without(decoded, "uniqueItems"), default=float), shown)
 
 

@@ -115,6 +115,7 @@ def test_a_budget_that_ends_a_training_leaves_its_best_epoch(lm, tmp_path, monke
     from still.optimizers.budget import OutOfBudget, Spending
 
     late = []
+    slow = Distil(Lora(r=8, alpha=16), SftSettings(epochs=12, batch=8, learning_rate=8e-3), precision="fp32")
 
     def check(self):
         if late:
@@ -132,13 +133,13 @@ def test_a_budget_that_ends_a_training_leaves_its_best_epoch(lm, tmp_path, monke
     with monkeypatch.context() as patch:
         patch.setattr(Spending, "check", check)
         patch.setattr(distil, "train_sft", trained)
-        result = compiled(lm, tmp_path)
+        result = compiled(lm, tmp_path, slow)
     assert any("the budget ended it after 4 epochs" in note for note in result.report.notes)
     assert result.report.winner == "distilled"
     rows = {each.name: each.score for each in result.report.rows}
     assert rows["distilled"] == max(rows.values()) > rows["baseline"]
     assert len([name for name in rows if "epoch" in name]) == 3  # the fourth, the best one, has another name now
-    assert any("distil: 70 rows" in note for note in compiled(lm, tmp_path).report.notes)
+    assert any("distil: 70 rows" in note for note in compiled(lm, tmp_path, slow).report.notes)
 
 
 def test_a_model_elsewhere_cannot_be_trained(tmp_path):

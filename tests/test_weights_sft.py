@@ -110,6 +110,21 @@ def test_a_killed_training_ends_where_an_unbroken_one_does(base, tmp_path, monke
     assert not (tmp_path / "broken" / "checkpoint").exists()
 
 
+def test_a_batch_in_parts_is_the_batch(base, tmp_path, monkeypatch):
+    """Long rows are computed a few at a time; of rows without a decision nothing is learned."""
+    settings = SftSettings(epochs=1, batch=8, learning_rate=1e-2)
+    forced = type(TOYS[0])(TOYS[0].tokens, (False,) * len(TOYS[0].tokens))
+    records, made = [], []
+    for most in (10**6, 20):
+        monkeypatch.setattr(sft, "PASS_TOKENS", most)
+        records.append(train_sft(open_student(base), [*TOYS[:16], forced], settings, folder=tmp_path / str(most)))
+        made.append(weights(tmp_path / str(most) / "best"))
+    assert [len(part) for part in sft._parts(TOYS[:5])] == [3, 2] and records[0].rows == 16
+    assert records[0].losses == pytest.approx(records[1].losses, abs=1e-4)
+    for name, tensor in made[0].items():
+        torch.testing.assert_close(tensor, made[1][name], atol=2e-4, rtol=1e-2)
+
+
 def test_another_training_does_not_go_on_from_a_checkpoint(base, tmp_path, monkeypatch):
     monkeypatch.setattr(sft, "SAVE_SECONDS", 0.0)
 

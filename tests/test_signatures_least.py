@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import pytest
 import still
-from hypothesis import given, settings
+from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field, TypeAdapter
 from random_types import random_type
@@ -51,7 +51,10 @@ def test_the_shortest_value_is_counted(kind, text):
 @settings(deadline=None, max_examples=25)
 @given(st.integers(0, 10**6))
 def test_no_completion_is_shorter(seed):
-    constraint = lower_type(random_type(random.Random(seed), 3), (), "x")
+    try:
+        constraint = lower_type(random_type(random.Random(seed), 3), (), "x")
+    except SignatureError:  # a random type may be impossible
+        reject()
     if not hasattr(constraint, "schema"):
         return
     found = shortest_completion(f"start: x\n{constraint.rules('x')}", b"", 3000)

@@ -6,6 +6,7 @@ import difflib
 import hashlib
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -69,7 +70,7 @@ def resolve(name: str) -> ModelSource:
     if name.lower().endswith(".gguf"):
         raise ModelError(f"model {name!r}: no such GGUF file; give the path of an existing one")
     if _HUB_ID.fullmatch(name):
-        return ModelSource(name, "folder", _hub_folder(name))
+        return ModelSource(name, "folder", hub_folder(name, HUB_PATTERNS, "a local folder or GGUF file"))
     raise ModelError(_unknown(name))
 
 
@@ -84,14 +85,18 @@ def _unknown(name: str) -> str:
     )
 
 
-def _hub_folder(name: str) -> Path:
+def hub_folder(name: str, patterns: Sequence[str], local: str) -> Path:
+    """The folder of a hub id with the files that match, fetched where the hub's cache lacks them.
+
+    local: what may be passed instead, for the `ModelError` that is raised where it cannot be had.
+    """
     import huggingface_hub
 
     try:
-        return Path(huggingface_hub.snapshot_download(name, allow_patterns=list(HUB_PATTERNS)))
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=list(patterns)))
     except Exception as error:  # the hub client raises its own, httpx's, the OS's and ValueErrors
         raise ModelError(
             f"model {name!r} cannot be fetched from the hub ({type(error).__name__}: {error}). Check the name and the "
             "network (HF_HUB_OFFLINE must not be set unless the model is in the hub's cache; a gated model needs "
-            "`hf auth login`), or pass the path of a local folder or GGUF file."
+            f"`hf auth login`), or pass the path of {local}."
         ) from error

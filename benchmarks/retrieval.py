@@ -9,7 +9,7 @@ a compile of the knobs on the train queries. Cases lexical, dense, dense_100k an
 peak memory, beside bm25s, rank-bm25 and faiss' exact index. Cases chunking_eval (all five texts) and chunking_small (the
 three short ones): recall and IoU of chunks of 200 tokens, beside LangChain's recursive splitter with the settings of the
 study the set is from, and chonkie's. Cases hotpotqa_mini and xquad_en: EM and F1 of a program that
-retrieves from all paragraphs and reads, at O0, O1 and O2.
+retrieves from all paragraphs and reads, at O0, O1, O2 and O3 (weights alone).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ CHUNKS: dict[str, tuple[str, ...]] = {
 CHUNKERS = ("recursive", "sentence", "tokens", "langchain", "chonkie")
 READING = {"hotpotqa_mini": 100, "xquad_en": 150}
 QUICK_READING = {"xquad_en": 40}
-LEVELS = ("O0", "O1", "O2")
+LEVELS = ("O0", "O1", "O2", "O3")
 PACKAGES = {
     "bm25s": "bm25s",
     "rank_bm25": "rank-bm25",

@@ -59,13 +59,15 @@ def run_cell(case: str, system: str) -> dict[str, Any]:
 def _compiled(program: Any, task: Any, system: str, lm: Any, ledger: Path) -> tuple[Any, dict[str, Any]]:
     import still
     from still.optimizers.distil import RECORD, Distil
+    from still.optimizers.weights.sft import SftSettings
 
     if system == "still_O0":
         return program, {}
     if system == "still_O2":
         few = [still.Dataset(list(rows)[:O2_ROWS], inputs=rows.inputs) for rows in (task.train, task.dev)]
         return still.compile(program, *few, task.metric, level="O2", lm=lm, ledger=ledger).program, {}
-    result = still.compile(program, task.train, task.dev, task.metric, level="O3", passes=[Distil()], lm=lm, ledger=ledger)
+    distil = Distil(settings=SftSettings(epochs=task.epochs))
+    result = still.compile(program, task.train, task.dev, task.metric, level="O3", passes=[distil], lm=lm, ledger=ledger)
     (record,) = [json.loads(file.read_text("utf-8")) for file in ledger.parent.glob(f"training/*/{RECORD}")]
     told = {"train_seconds": record["seconds"], "train_tokens": record["tokens"], "train_rows": record["rows"]}
     return result.program, {**told, "dev_scores": record["scores"]}

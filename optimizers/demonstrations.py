@@ -1,15 +1,18 @@
-"""Few-shot demonstrations: labelled, bootstrapped, and nearest to the input."""
+"""Few-shot demonstrations: labelled, bootstrapped, taught, and nearest to the input."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 from ..signatures.bridge import Example, Module
 from ..signatures.layout import is_complete
 from .candidate import Candidate, Demonstration, PredictorState
 from .context import EvaluationContext, Forecast, PassResult, Rollout
 from .racing import race
+from .taught import lessons
+from .tuning import asked_signature
 
 COUNTS = (4, 8)
 """Demonstrations per call that are tried."""
@@ -19,7 +22,8 @@ BOOTSTRAP_ATTEMPTS = 48
 
 class Demonstrations:
     """Choose demonstrations: none, labelled (random draws), bootstrapped (traces of the program or a teacher that pass
-    the metric; after Khattab et al., DSPy, 2023), or the labelled examples nearest to each input (Liu et al., 2022)."""
+    the metric; after Khattab et al., DSPy, 2023), taught (what other steps gave a predictor in a run, with the labels as its
+    answers), or the labelled examples nearest to each input (Liu et al., 2022)."""
 
     name = "demonstrations"
 
@@ -34,13 +38,14 @@ class Demonstrations:
         else:
             notes.append("no predictor has all its fields in the dataset: labelled and nearest demonstrations left out")
         attempts = min(BOOTSTRAP_ATTEMPTS, len(context.train))
-        context.expect(attempts + (len(candidates) + len(COUNTS)) * len(context.dev))
+        context.expect(attempts + (len(candidates) + 2 * len(COUNTS)) * len(context.dev))
         teacher = candidates[1] if labelled else baseline
         rollouts = _rollouts(program, teacher, context)
         bootstrapped = _bootstrapped(program, rollouts, context.seed)
         candidates += bootstrapped
         if rollouts and not bootstrapped:
             notes.append(f"none of {len(rollouts)} training examples gave a trace that passed the metric")
+        candidates += _taught(program, rollouts, labelled, context)
         notes += _uncalled(program, rollouts)
         standings = race(program, _unique(candidates), context)
         return PassResult(standings[0].candidate, tuple(standings), tuple(notes))
@@ -51,8 +56,9 @@ class Demonstrations:
         draws = list(_draws(labelled, context.seed)) if labelled else []
         bootstrapped = draws[:: len(draws) // len(COUNTS)] if draws else [baseline] * len(COUNTS)
         nearest = list(_nearest(labelled)) if labelled else []
+        taught = bootstrapped if _may_be_taught(program, labelled, context) else []
         return Forecast(
-            (baseline, *draws, *nearest), tuple(bootstrapped), rollouts=min(BOOTSTRAP_ATTEMPTS, len(context.train))
+            (baseline, *draws, *nearest), (*bootstrapped, *taught), rollouts=min(BOOTSTRAP_ATTEMPTS, len(context.train))
         )
 
 
@@ -120,14 +126,49 @@ def _rollouts(program: Module, teacher: Candidate, context: EvaluationContext) -
 
 def _bootstrapped(program: Module, rollouts: Sequence[Rollout], seed: int) -> list[Candidate]:
     """Demonstrations from traces whose final score is perfect; intermediate outputs (reasoning, say) come along."""
-    pools = _traced_pools(program, [rollout for rollout in rollouts if rollout.score >= 1.0])
+    return _drawn("bootstrapped", _traced_pools(program, _passing(rollouts)), f"{seed}/bootstrap")
+
+
+def _taught(
+    program: Module, rollouts: Sequence[Rollout], labelled: Iterable[str], context: EvaluationContext
+) -> list[Candidate]:
+    """Demonstrations from all traces, with labels for answers, for predictors whose inputs are no columns; the others are
+    shown what passed."""
+    signatures = {name: signature for name, signature in _signatures(program).items() if name not in labelled}
+    pools: dict[str, dict[str, Demonstration]] = {}
+    for lesson in lessons(rollouts, signatures, context):
+        if is_complete(signatures[lesson.predictor], lesson.values):
+            pools.setdefault(lesson.predictor, {}).setdefault(repr(lesson.values), lesson.values)
+    if not pools:
+        return []
+    others = _traced_pools(program, _passing(rollouts))
+    made = {name: list(pool.values()) for name, pool in pools.items()}
+    return _drawn("taught", {**others, **made}, f"{context.seed}/taught")
+
+
+def _may_be_taught(program: Module, labelled: Iterable[str], context: EvaluationContext) -> bool:
+    labels = set(context.train[0].keys() if context.train else ()) - context.input_fields
+    return any(
+        name not in labelled and set(signature.output_fields) <= labels
+        for name, signature in _signatures(program).items()
+    )
+
+
+def _passing(rollouts: Iterable[Rollout]) -> list[Rollout]:
+    return [rollout for rollout in rollouts if rollout.score >= 1.0]
+
+
+def _drawn(kind: str, pools: dict[str, list[Demonstration]], seed: str) -> list[Candidate]:
     candidates: list[Candidate] = []
-    for count in COUNTS:
-        rng = random.Random(f"{seed}/bootstrap/{count}")
+    for count in COUNTS if pools else ():
+        rng = random.Random(f"{seed}/{count}")
         states = {name: PredictorState(tuple(_balanced(pool, count, rng))) for name, pool in pools.items()}
-        if states:
-            candidates.append(Candidate(f"bootstrapped-{count}", "bootstrapped", states))
+        candidates.append(Candidate(f"{kind}-{count}", kind, states))
     return candidates
+
+
+def _signatures(program: Module) -> dict[str, Any]:
+    return {name: asked_signature(predictor) for name, predictor in program.named_predictors()}
 
 
 def _traced_pools(program: Module, rollouts: Iterable[Rollout]) -> dict[str, list[Demonstration]]:
@@ -136,7 +177,7 @@ def _traced_pools(program: Module, rollouts: Iterable[Rollout]) -> dict[str, lis
     Of a call's values those of the predictor's fields are kept, and a call without a value for each of them is left out: a
     prompt would leave it out.
     """
-    signatures = {name: getattr(p, "effective_signature", p.signature) for name, p in program.named_predictors()}
+    signatures = _signatures(program)
     pools: dict[str, dict[str, Demonstration]] = {}
     for step in (step for rollout in rollouts for step in rollout.trace if step.predictor in signatures):
         signature, values = signatures[step.predictor], {**step.inputs, **step.outputs}

@@ -18,6 +18,7 @@ from .budget import OutOfBudget
 from .candidate import Candidate, PredictorState
 from .context import EvaluationContext, Forecast, PassResult, Standing
 from .racing import measure, race
+from .taught import lessons
 from .tuning import FAILURES, asked_signature, kept, untested, with_adapter
 from .weights.lora import Lora
 from .weights.row import Row
@@ -32,8 +33,9 @@ RECORD = "record.json"
 
 @dataclass(frozen=True)
 class Distil:
-    """Trains one adapter for all predictors: on the labels, where the data has a predictor's outputs, else on runs of the
-    best program so far (of the teacher, if there is one) that the metric finds right. Raises nothing: where training cannot
+    """Trains one adapter for all predictors: on the labels, where the data has a predictor's outputs (what other steps feed
+    it is taken from runs), else on runs of the best program so far (of the teacher, if there is one) that the metric finds
+    right. Raises nothing: where training cannot
     be done or fails, a note says why, and what was the best stays. Where the budget ends a training, the best of its
     finished epochs counts; the same compile with more of it goes on from there.
 
@@ -150,7 +152,7 @@ def _rows(
     calls = (
         ((variant.named_predictors()[0][0], context.train[i], context.train[i], str(i)) for i in indices)
         if _labelled(variant, context)
-        else _calls(program, baseline, context, indices)
+        else _calls(program, baseline, variant, context, indices)
     )
     rows = []
     plans = {name: lower(asked_signature(predictor)) for name, predictor in variant.named_predictors()}
@@ -165,12 +167,17 @@ def _rows(
 
 
 def _calls(
-    program: Module, baseline: Candidate, context: EvaluationContext, indices: Sequence[int]
+    program: Module, baseline: Candidate, variant: Module, context: EvaluationContext, indices: Sequence[int]
 ) -> Iterator[tuple[str, Any, Any, str]]:  # fmt: skip
-    """Predictor, inputs and outputs of every call in a run that the metric finds right."""
+    """Predictor, inputs and outputs of the calls in runs on train examples: those that labels teach, with the labels, and
+    of a run that the metric finds right, the others too."""
+    signatures = {name: asked_signature(predictor) for name, predictor in variant.named_predictors()}
     for i, rollout in zip(indices, context.rollouts(program, baseline, indices), strict=False):
+        taught = {lesson.predictor: lesson.values for lesson in lessons([rollout], signatures, context)}
+        yield from ((name, values, values, str(i)) for name, values in taught.items())
         if rollout.score >= PASSING:
-            yield from ((step.predictor, step.inputs, step.outputs, str(i)) for step in rollout.trace if step.outputs)
+            rest = (step for step in rollout.trace if step.outputs and step.predictor not in taught)
+            yield from ((step.predictor, step.inputs, step.outputs, str(i)) for step in rest)
 
 
 def _leaks(count: int) -> tuple[str, ...]:

@@ -91,6 +91,8 @@ class Tuned:
 
         (_, predictor), *_ = self.candidate.apply(program).named_predictors()
         plan, prompter = lower(asked_signature(predictor)), context.lm.local.prompter
+        if fed := sorted(set(plan.slots) - context.input_fields):
+            raise TrainingError(f"answers are sampled where a predictor's inputs are columns; {fed} come from other steps")
         made = []
         for i in indices:
             example = context.train[i]

@@ -91,6 +91,59 @@ def test_a_predictor_fed_by_another_gets_no_labelled_examples():
     assert any("left out" in note for note in result.notes)
 
 
+class Fed(dspy.Module):
+    """Its second predictor gets what the first one makes of an item."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = still.Predict("item -> hint")
+        self.second = still.Predict("hint, item -> bin")
+
+
+def second(hint, said):
+    return PredictorTrace("second", {"hint": hint, "item": "x"}, {"bin": said})
+
+
+def fed(i, *steps, score=0.0):
+    return Rollout(EXAMPLES[i], score, steps)
+
+
+def test_labels_teach_a_predictor_what_to_say_to_what_another_gave_it():
+    """No run passes, and yet it is known what `second` should have answered; nothing is known of `first`."""
+    runs = [
+        fed(i, PredictorTrace("first", {"item": f"item {i}"}, {"hint": "soft"}), second("soft", "wood")) for i in (1, 25, 26)
+    ]
+    _, seen = propose(Fed(), Context(rollouts=runs))
+    states = seen["taught-4"].states
+    assert list(states) == ["second"]
+    shown = states["second"].demonstrations
+    assert sorted(d["bin"] for d in shown) == sorted(EXAMPLES[i].bin for i in (1, 25, 26))
+    assert all(d["hint"] == "soft" and d["item"] == "x" for d in shown)
+    assert not any(name.startswith("bootstrapped") for name in seen)
+
+
+def test_what_is_called_twice_in_a_run_is_not_taught():
+    runs = [fed(1, second("soft", "wood"), second("hard", "wood"))]
+    _, seen = propose(Fed(), Context(rollouts=runs))
+    assert not any(name.startswith("taught") for name in seen)
+
+
+def test_an_input_column_is_no_label():
+    _, seen = propose(Fed(), Context(rollouts=[fed(1, second("soft", "wood"))], inputs=("item", "bin")))
+    assert not any(name.startswith("taught") for name in seen)
+
+
+def test_beside_what_is_taught_the_others_show_what_passed():
+    runs = [
+        fed(1, PredictorTrace("first", {"item": "item 1"}, {"hint": "hard"}), second("hard", "glass"), score=1.0),
+        fed(25, PredictorTrace("first", {"item": "item 25"}, {"hint": "soft"}), second("soft", "wood")),
+    ]
+    _, seen = propose(Fed(), Context(rollouts=runs))
+    states = seen["taught-8"].states
+    assert [d["hint"] for d in states["first"].demonstrations] == ["hard"]
+    assert {d["bin"] for d in states["second"].demonstrations} == {EXAMPLES[1].bin, EXAMPLES[25].bin}
+
+
 def test_reasoning_comes_along_from_traces():
     trace = (PredictorTrace("predict", {"item": "item 1"}, {"reasoning": "it shines", "bin": "metal"}),)
     _, seen = propose(still.ChainOfThought(Sort), Context(rollouts=[Rollout(EXAMPLES[1], 1.0, trace)]))

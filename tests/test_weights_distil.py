@@ -10,6 +10,7 @@ from dspy.utils import DummyLM
 from still.errors import ModelError
 from still.optimizers import distil
 from still.optimizers.distil import Distil
+from still.optimizers.prefer import Prefer
 from still.optimizers.weights.lora import Lora
 from still.optimizers.weights.sft import SftSettings, train_sft
 from weights_toys import write_base
@@ -169,3 +170,40 @@ def test_runs_that_pass_teach_every_predictor_and_reasoning_is_dropped(lm, tmp_p
     bare = distil._bare(TwoSteps(), result.winner).apply(TwoSteps())
     asked = dict(bare.named_predictors())["kind.predict"].effective_signature
     assert list(asked.output_fields) == ["kind"]
+
+
+class Looked(still.Signature):
+    """Say whether the noted digit is small or large."""
+
+    note: str = still.Input()
+    kind: Literal["small", "large"] = still.Output()
+
+
+class LooksUp(still.Module):
+    """What its predictor is given is no column of the data: a step of plain code makes it."""
+
+    def __init__(self):
+        super().__init__()
+        self.answer = still.Predict(Looked)
+
+    def forward(self, digits):
+        return self.answer(note=f"{digits.split()[0]} was noted")
+
+
+def test_labels_teach_a_predictor_that_another_step_feeds(lm, tmp_path):
+    train, dev = data(0)
+    result = still.compile(
+        LooksUp(), train, dev, passes=[FAST], lm=lm, ledger=tmp_path / "ledger.duckdb", progress=False
+    )
+    rows = {each.name: each for each in result.report.rows}
+    # Ten different notes: all of them, not only those whose runs were right.
+    assert any("distil: 10 rows" in note for note in result.report.notes), result.report.notes
+    assert rows["distilled"].score > rows["baseline"].score + 0.2
+
+
+def test_preferences_are_not_sampled_where_other_steps_feed_the_predictor(lm, tmp_path):
+    train, dev = data(0)
+    result = still.compile(
+        LooksUp(), train, dev, passes=[FAST, Prefer()], lm=lm, ledger=tmp_path / "ledger.duckdb", progress=False
+    )
+    assert any("prefer:" in note and "'note'" in note for note in result.report.notes), result.report.notes

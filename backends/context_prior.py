@@ -3,41 +3,80 @@
 from __future__ import annotations
 
 import math
+import random
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 
 from ..signatures.executor import Completion
 from ..signatures.plan import Decode, Plan, Turn
+from ..signatures.values import value_text
 
-CONTENT_FREE = ("N/A", "", "[MASK]")
-"""Inputs without content."""
+TEXTS = 4
+"""Inputs without content per size."""
+MOST_WORDS = 256
+COMMON = (
+    "the of and to a in is it you that he was for on are with as I his they be at one have this from or had by but some "
+    "what there we can out other were all your when up use word how said an each she which do their time if will way "
+    "about many then them would write like so these her long make thing see him two has look more day could go come did "
+    "my no most number who over know than call first people may down side been now find any new work part take get place"
+)
+"""English words about nothing."""
+WORDS = tuple(COMMON.split())
+
+Sizes = tuple[tuple[str, int], ...]
+"""Words of each input, rounded to a power of two."""
 
 
 class ContextPrior:
     """Takes out a model's preference for some options: contextual calibration (Zhao, Wallace, Feng, Klein and Singh,
-    Calibrate Before Use, 2021). A plan is run once on inputs without content, and each option's bias becomes minus the log
-    of its mean probability there. Only for plans without demonstrations and without a fitted calibration. Thread-safe; a
-    plan is measured once.
+    Calibrate Before Use, 2021). An option's bias becomes minus the log of its mean probability on inputs without content.
+
+    Those are random common words, about as many as the input has (after Fei, Hou, Chen and Bosselut, Mitigating Label
+    Biases for In-context Learning, 2023, who take words of the task's own data): what a model prefers after a word or two
+    is not what it prefers after a page. Only for plans without demonstrations and without a fitted calibration. Thread-safe;
+    a plan is measured once for each size.
     """
 
-    def __init__(self, run: Callable[[Plan, Sequence[str]], list[Completion]]) -> None:
+    def __init__(self, run: Callable[[Plan, Sequence[Mapping[str, str]]], list[Completion]]) -> None:
         self._run = run
         self._lock = threading.Lock()
-        self._known: dict[str, Plan] = {}
+        self._known: dict[tuple[str, Sizes], Plan] = {}
 
-    def is_known(self, plan: Plan) -> bool:
+    def is_known(self, plan: Plan, inputs: Mapping[str, object]) -> bool:
         """Whether `correct` answers at once."""
-        return not _needs_prior(plan) or plan.digest in self._known
+        return not _needs_prior(plan) or (plan.digest, sizes(plan, inputs)) in self._known
 
-    def correct(self, plan: Plan) -> Plan:
+    def correct(self, plan: Plan, inputs: Mapping[str, object]) -> Plan:
         """The plan with a bias for every output that is scored."""
         if not _needs_prior(plan):
             return plan
+        key = plan.digest, sizes(plan, inputs)
         with self._lock:
-            if plan.digest not in self._known:
-                self._known[plan.digest] = _biased(plan, self._run(plan, CONTENT_FREE))
-            return self._known[plan.digest]
+            if key not in self._known:
+                self._known[key] = _biased(plan, self._run(plan, without_content(key[1])))
+            return self._known[key]
+
+
+def sizes(plan: Plan, inputs: Mapping[str, object]) -> Sizes:
+    """How long a plan's inputs are; one that is missing has no words."""
+    return tuple((name, _rounded(len(value_text(inputs.get(name, ""), name).split()))) for name in plan.slots)
+
+
+def without_content(sizes: Sizes) -> list[dict[str, str]]:
+    """`TEXTS` inputs of these sizes that say nothing, the same in every process."""
+    return [{name: _words(count, f"{name}/{i}") for name, count in sizes} for i in range(TEXTS)]
+
+
+@lru_cache(maxsize=1024)
+def _words(count: int, seed: str) -> str:
+    draw = random.Random(f"{count}/{seed}")
+    return " ".join(draw.choice(WORDS) for _ in range(count))
+
+
+def _rounded(words: int) -> int:
+    return min(MOST_WORDS, 2 ** round(math.log2(words))) if words else 0
 
 
 def _needs_prior(plan: Plan) -> bool:

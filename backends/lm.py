@@ -63,7 +63,7 @@ class LM(DspyLM):  # type: ignore[misc]  # dspy ships no types
         Raises `ConstraintError` when an answer fails validation `MAX_ATTEMPTS` times, `EngineError` when it does not fit.
         """
         sampling = sampling or Sampling()
-        plan = self._corrected(plan, sampling)
+        plan = self._corrected(plan, inputs, sampling)
         calls = [self._call(plan, inputs, sampling, sample) for sample in range(n)]
         started = [self._start(call) for call in calls]
         return [self._settle(call, *begun) for call, begun in zip(calls, started, strict=True)]
@@ -73,7 +73,7 @@ class LM(DspyLM):  # type: ignore[misc]  # dspy ships no types
     ) -> list[Completion]:
         """Like `execute`, without blocking the event loop. Cancelling the task cancels the requests."""
         sampling = sampling or Sampling()
-        plan = await self._prepared(plan, sampling)
+        plan = await self._prepared(plan, inputs, sampling)
         calls = [self._call(plan, inputs, sampling, sample) for sample in range(n)]
         return list(await asyncio.gather(*(self._asettle(call) for call in calls)))
 
@@ -108,7 +108,7 @@ class LM(DspyLM):  # type: ignore[misc]  # dspy ships no types
         Closing the iterator cancels the request. Raises as `execute` does.
         """
         sampling = sampling or Sampling()
-        plan = self._corrected(plan, sampling)
+        plan = self._corrected(plan, inputs, sampling)
         call = self._call(plan, inputs, sampling, 0)
         completion: Completion | None = None
         while completion is None:
@@ -124,7 +124,7 @@ class LM(DspyLM):  # type: ignore[misc]  # dspy ships no types
     ) -> AsyncIterator[Piece | Completion]:
         """Async twin of `stream_plan`."""
         sampling = sampling or Sampling()
-        plan = await self._prepared(plan, sampling)
+        plan = await self._prepared(plan, inputs, sampling)
         call = self._call(plan, inputs, sampling, 0)
         completion: Completion | None = None
         while completion is None:
@@ -137,15 +137,15 @@ class LM(DspyLM):  # type: ignore[misc]  # dspy ships no types
             completion = call.read(request, stream.result)
         yield completion
 
-    async def _prepared(self, plan: Plan, sampling: Sampling) -> Plan:
+    async def _prepared(self, plan: Plan, inputs: Mapping[str, Any], sampling: Sampling) -> Plan:
         # What may take long happens off the event loop: loading the model, and measuring a plan for the first time.
-        if not self.local.loaded or sampling.adapter is not None or not self.local.prior.is_known(plan):
-            return await asyncio.to_thread(self._corrected, plan, sampling)
-        return self._corrected(plan, sampling)
+        if not self.local.loaded or sampling.adapter is not None or not self.local.prior.is_known(plan, inputs):
+            return await asyncio.to_thread(self._corrected, plan, inputs, sampling)
+        return self._corrected(plan, inputs, sampling)
 
-    def _corrected(self, plan: Plan, sampling: Sampling) -> Plan:
+    def _corrected(self, plan: Plan, inputs: Mapping[str, Any], sampling: Sampling) -> Plan:
         """The plan with what is known of the model's leanings; an adapter has learned its own, and is made ready."""
         if sampling.adapter is None:
-            return self.local.prior.correct(plan)
+            return self.local.prior.correct(plan, inputs)
         self.local.ready(sampling.adapter)
         return plan

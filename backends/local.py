@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import ModelError
@@ -53,9 +53,8 @@ class LocalModel:
                 self._engine = Engine(model, cache_tokens=self.cache_tokens, max_context=self.max_context)
             return self._engine
 
-    def _run(self, plan: Plan, texts: Sequence[str]) -> list[Completion]:
-        """Completions of a plan with each text as every input."""
-        requests = [to_request(plan, dict.fromkeys(plan.slots, text), Sampling(), self.prompter) for text in texts]
+    def _run(self, plan: Plan, inputs: Sequence[Mapping[str, str]]) -> list[Completion]:
+        requests = [to_request(plan, each, Sampling(), self.prompter) for each in inputs]
         futures = [self.engine.submit(request) for request in requests]
         return [to_completion(plan, future.result()) for future in futures]
 

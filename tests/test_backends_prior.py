@@ -6,7 +6,7 @@ from typing import Literal
 
 import pytest
 import still
-from still.backends.context_prior import CONTENT_FREE
+from still.backends.context_prior import MOST_WORDS, TEXTS, WORDS, sizes, without_content
 from still.backends.engine import END, option_probabilities
 from still.signatures.executor import Sampling
 from still.signatures.layout import lower
@@ -33,24 +33,33 @@ def scores(lm, plan, text):
 
 
 def test_the_bias_is_minus_the_log_of_the_mean_probability_without_content(tiny_lm):
-    plan = lower(Route)
-    shares = [option_probabilities(scores(tiny_lm, plan, text)) for text in CONTENT_FREE]
+    plan, inputs = lower(Route), {"message": "Where is it, please?"}
+    free = [each["message"] for each in without_content(sizes(plan, inputs))]
+    assert [len(text.split()) for text in free] == [4] * TEXTS
+    shares = [option_probabilities(scores(tiny_lm, plan, text)) for text in free]
     means = [math.fsum(column) / len(shares) for column in zip(*shares, strict=True)]
-    step = tiny_lm.local.prior.correct(plan).decodes[0]
+    step = tiny_lm.local.prior.correct(plan, inputs).decodes[0]
     assert step.scoring.bias == pytest.approx([-math.log(mean) for mean in means], abs=1e-3)
 
 
 def test_without_content_no_option_is_preferred(tiny_lm):
+    free = without_content((("message", 8),))
     with still.context(lm=tiny_lm):
-        answers = [still.Predict(Route)(message=text) for text in CONTENT_FREE]
-    means = [math.fsum(a.probabilities["team"][option] for a in answers) / 3 for option in answers[0].probabilities["team"]]
-    assert max(means) - min(means) < 0.25
+        answers = [still.Predict(Route)(**inputs) for inputs in free]
     raw = [option_probabilities(list(a.completion.scores["team"].values())) for a in answers]
-    assert max(raw[0]) > max(answers[0].probabilities["team"].values())
+    corrected = [list(a.probabilities["team"].values()) for a in answers]
+    before, after = ([math.fsum(column) / TEXTS for column in zip(*rows, strict=True)] for rows in (raw, corrected))
+    assert max(after) - min(after) < max(before) - min(before)
+    # What is taken out: after it each option has the same share, up to how much each input counts.
+    step = tiny_lm.local.prior.correct(lower(Route), free[0]).decodes[0]
+    levelled = [[p * math.exp(bias) for p, bias in zip(row, step.scoring.bias, strict=True)] for row in raw]
+    assert [math.fsum(column) / TEXTS for column in zip(*levelled, strict=True)] == pytest.approx([1.0] * 3, rel=1e-3)
 
 
 def test_demonstrations_and_fitted_calibrations_are_left_alone(tiny_lm):
-    correct = tiny_lm.local.prior.correct
+    def correct(plan):
+        return tiny_lm.local.prior.correct(plan, {"message": "hello"})
+
     shown = lower(Route, DEMOS)
     assert correct(shown) is shown
     fitted = lower(Route.with_updated_fields("team", calibration={"bias": {"orders": 1.0}}))
@@ -59,10 +68,31 @@ def test_demonstrations_and_fitted_calibrations_are_left_alone(tiny_lm):
     assert correct(decoded) is decoded
 
 
-def test_a_plan_is_measured_once(tiny_lm, monkeypatch):
+def test_what_is_said_instead_of_an_input_has_about_its_length():
+    plan = lower(Route)
+    for words, size in ((0, 0), (1, 1), (2, 2), (3, 4), (5, 4), (6, 8), (100, 128), (5000, MOST_WORDS)):
+        (one, other, *_) = without_content(sizes(plan, {"message": "lorem " * words}))
+        assert len(one["message"].split()) == size
+        assert set(one["message"].split()) <= set(WORDS)
+        assert one != other or size < 2
+    assert without_content((("message", 8),)) == without_content((("message", 8),))
+
+
+def test_inputs_of_any_type_have_a_size():
+    class Long(still.Signature):
+        text: str = still.Input()
+        numbers: list[int] = still.Input()
+        note: str | None = still.Input()
+        team: Literal["a", "b"] = still.Output(decide="score")
+
+    inputs = {"text": "one two three four", "numbers": [1, 2, 3], "note": None}
+    assert sizes(lower(Long), inputs) == (("text", 4), ("numbers", 4), ("note", 1))
+
+
+def test_a_plan_is_measured_once_for_inputs_of_one_length(tiny_lm, monkeypatch):
     prior, calls = tiny_lm.local.prior, []
     run = prior._run
-    monkeypatch.setattr(prior, "_run", lambda plan, texts: calls.append(plan) or run(plan, texts))
+    monkeypatch.setattr(prior, "_run", lambda plan, inputs: calls.append(plan) or run(plan, inputs))
     program = still.Predict(Route.with_instructions("Route it, please."))
 
     async def ask():
@@ -72,4 +102,6 @@ def test_a_plan_is_measured_once(tiny_lm, monkeypatch):
     answers = asyncio.run(ask())
     with still.context(lm=tiny_lm):
         assert program(message="message 0").team == answers[0].team
-    assert len(calls) == 1
+        assert len(calls) == 1
+        program(message="a message with a good many words in it, more than the others")
+    assert len(calls) == 2

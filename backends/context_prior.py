@@ -95,6 +95,6 @@ def _with_bias(step: Decode, runs: Sequence[Completion]) -> Decode:
         return step
     from .engine import option_probabilities
 
-    shares = [option_probabilities(list(run.scores[step.field].values())) for run in runs]
+    shares = [option_probabilities(list(run.scores[step.name].values())) for run in runs]
     means = [math.fsum(column) / len(runs) for column in zip(*shares, strict=True)]
     return replace(step, scoring=replace(step.scoring, bias=tuple(-math.log(max(mean, 1e-12)) for mean in means)))

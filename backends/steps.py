@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConstraintError
@@ -14,7 +16,7 @@ from ..signatures.plan import Decode, Plan, Text, Turn
 from .prompt import Prompter
 
 if TYPE_CHECKING:
-    from .engine import Choose, Request, Result
+    from .engine import Choose, Request, Result, StepResult
     from .engine import Decode as DecodeStep
 
 END_RESERVE = 64
@@ -60,32 +62,58 @@ def to_request(
 
 def to_completion(plan: Plan, result: Result) -> Completion:
     """Read values and scores. Raises `ConstraintError` for a value that its type refuses, naming the field."""
-    from .engine import option_probabilities
-
     steps = [step for step in result.steps if step.finish_reason != "forced"]
     completion = Completion({}, usage=_usage(result))
     truncated = []
-    for part, step in zip(plan.decodes, steps, strict=True):
-        completion.texts[part.field] = step.text
+    by_field = groupby(zip(plan.decodes, steps, strict=True), key=lambda pair: pair[0].field)
+    for field, pairs in ((field, list(pairs)) for field, pairs in by_field):
         # A drawn end of the answer is not among the tokens.
-        forced = max(0, len(step.tokens) - step.drawn_tokens)
-        completion.costs[part.field] = FieldCost(step.drawn_tokens, forced, step.scored_tokens)
-        if step.finish_reason in ("closed", "length"):
-            truncated.append(part.field)
+        completion.costs[field] = FieldCost(
+            sum(step.drawn_tokens for _, step in pairs),
+            sum(max(0, len(step.tokens) - step.drawn_tokens) for _, step in pairs),
+            sum(step.scored_tokens for _, step in pairs),
+        )
+        if any(step.finish_reason in ("closed", "length") for _, step in pairs):
+            truncated.append(field)
         try:
-            completion.values[part.field] = part.parse(step.text)
+            completion.texts[field], completion.values[field] = _read(pairs)
         except ConstraintError as error:
-            if step.finish_reason == "length":
-                raise ConstraintError(f"{error}; it was cut off after {len(step.tokens)} tokens: raise max_tokens") from None
+            if (cut := next((step for _, step in pairs if step.finish_reason == "length"), None)) is not None:
+                raise ConstraintError(f"{error}; it was cut off after {len(cut.tokens)} tokens: raise max_tokens") from None
             raise
-        if part.scoring is not None:
-            scores = dict(zip(part.constraint.options or (), step.scores, strict=True))
-            completion.scores[part.field] = scores
-            likely = option_probabilities(step.scores, part.scoring.bias, part.scoring.temperature)
-            completion.probabilities[part.field] = {
-                part.constraint.parse(option): p for option, p in zip(scores, likely, strict=True)
-            }
+        for part, step in pairs:
+            if part.scoring is not None:
+                _add_scores(completion, part, step)
     return replace(completion, truncated=tuple(truncated))
+
+
+def _read(pairs: Sequence[tuple[Decode, StepResult]]) -> tuple[str, Any]:
+    """Text and value of a field: of its only step, or put together from those of its members."""
+    (part, step), *_ = pairs
+    if part.whole is None:
+        return step.text, part.parse(step.text)
+    found: dict[str, Any] = {}
+    for member, written in pairs:
+        *outer, last = member.path
+        inside = found
+        for key in outer:
+            inside = inside.setdefault(key, {})
+        inside[last] = member.parse(written.text)
+    text = json.dumps(found, ensure_ascii=False)
+    return f" {text}", part.whole.parse(text)
+
+
+def _add_scores(completion: Completion, part: Decode, step: StepResult) -> None:
+    from .engine import option_probabilities
+
+    scoring = part.scoring
+    assert scoring is not None
+    scores = dict(zip(part.constraint.options or (), step.scores, strict=True))
+    likely = option_probabilities(step.scores, scoring.bias, scoring.temperature)
+    completion.scores[part.name] = scores
+    completion.probabilities[part.name] = {
+        part.constraint.parse(option): p for option, p in zip(scores, likely, strict=True)
+    }
 
 
 def answer_text(plan: Plan, result: Result) -> str:

@@ -152,7 +152,7 @@ def facility_signature() -> Any:
         message: str = Input()
         urgency: Literal["low", "medium", "high"] = Output(decide="score")
         sentiment: Literal["negative", "neutral", "positive"] = Output(decide="score")
-        categories: Categories = Output()
+        categories: Categories = Output(decide="score")
 
     return Support
 

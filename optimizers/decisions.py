@@ -8,8 +8,8 @@ from typing import Any
 
 from ..errors import ConstraintError
 from ..signatures.bridge import Example, Module
-from ..signatures.constraint import Constraint
 from ..signatures.fieldset import constraints, special_fields
+from ..signatures.json_members import ClosedSet, closed_sets
 from . import calibration
 from .candidate import Candidate, PredictorState, current_state
 from .context import CalibrationFit, EvaluationContext, Forecast, Outcome, PassResult
@@ -20,7 +20,8 @@ MIN_LABELS = 10
 
 
 class Decisions:
-    """Try scoring the options of every output that is a closed set, as the model has them and calibrated.
+    """Try scoring the options of every output that is a closed set, as the model has them and calibrated; then those inside
+    objects too.
 
     The prior correction takes the label frequencies of train and the inputs of dev; the temperature, which changes no
     answer, is fitted on dev's labels, and its error reported by cross-fitting.
@@ -30,53 +31,73 @@ class Decisions:
 
     def run(self, program: Module, baseline: Candidate, context: EvaluationContext) -> PassResult:
         """Race decoding, scoring and calibrated scoring on dev."""
-        closed = _closed_fields(baseline.apply(program))
-        if not closed:
+        groups = _groups(baseline.apply(program))
+        context.expect(2 * len(groups) * len(context.dev))
+        candidates, fits = [baseline], dict[str, tuple[CalibrationFit, ...]]()
+        for kind, closed in groups:
+            scored = baseline
+            if not _scores(baseline.apply(program), closed):
+                scored = _with_fields(program, baseline, f"scored{kind}", _settings(closed, {}))
+                candidates.append(scored)
+            outcomes = context.evaluate(program, scored, range(len(context.dev)))
+            fitted = {key: fit for key, each in closed.items() if (fit := _fit(key[0], each, outcomes, context))}
+            if fitted:
+                made = {key: calibration for key, (calibration, _) in fitted.items()}
+                candidates.append(_with_fields(program, baseline, f"calibrated{kind}", _settings(closed, made)))
+                fits[candidates[-1].name] = tuple(summary for _, summary in fitted.values())
+        if not groups:
             return PassResult(baseline, ())
-        scored = baseline
-        if not _scores(baseline.apply(program), closed):
-            scored = _with_fields(program, baseline, "scored", {f: {"decide": "score"} for f in closed})
-        context.expect(2 * len(context.dev))
-        outcomes = context.evaluate(program, scored, range(len(context.dev)))
-        fitted = [(key, fit) for key, constraint in closed.items() if (fit := _fit(key, constraint, outcomes, context))]
-        candidates = [baseline] if scored is baseline else [baseline, scored]
-        if fitted:
-            given: dict[Key, dict[str, Any]] = {f: {"decide": "score"} for f in closed}
-            given |= {key: {"decide": "score", "calibration": made.to_json()} for key, (made, _) in fitted}
-            candidates.append(_with_fields(program, baseline, "calibrated", given))
         standings = race(program, candidates, context)
         winner = standings[0].candidate
-        used = tuple(summary for _, (_, summary) in fitted) if winner is candidates[-1] and fitted else ()
-        return PassResult(winner, tuple(standings), calibrations=used)
+        return PassResult(winner, tuple(standings), calibrations=fits.get(winner.name, ()))
 
     def forecast(self, program: Module, baseline: Candidate, context: EvaluationContext) -> Forecast:
         """Scoring, with and without calibration."""
-        closed = _closed_fields(baseline.apply(program))
-        if not closed:
-            return Forecast()
-        scored = _with_fields(program, baseline, "scored", {f: {"decide": "score"} for f in closed})
-        return Forecast((scored,) if not _scores(baseline.apply(program), closed) else (), (scored,))
+        sure, possible = [], []
+        for kind, closed in _groups(baseline.apply(program)):
+            scored = _with_fields(program, baseline, f"scored{kind}", _settings(closed, {}))
+            possible.append(scored)
+            if not _scores(baseline.apply(program), closed):
+                sure.append(scored)
+        return Forecast(tuple(sure), tuple(possible))
 
 
 Key = tuple[str, str]
-"""A predictor's name and an output's."""
+"""A predictor's name and an output's, or that of a closed set inside an output."""
+Closed = dict[Key, ClosedSet]
 
 
-def _closed_fields(program: Module) -> dict[Key, Constraint]:
-    return {
-        (name, output): constraint
+def _groups(program: Module) -> list[tuple[str, Closed]]:
+    """The outputs that are closed sets; if there are closed sets inside others, all of them too."""
+    every = {
+        (name, closed.name): closed
         for name, predictor in program.named_predictors()
         if not special_fields(predictor.signature)
-        for output, constraint in constraints(predictor.signature).items()
-        if constraint.options is not None and len(constraint.options) > 1
+        for closed in closed_sets(constraints(predictor.signature))
     }
+    plain = {key: closed for key, closed in every.items() if not closed.path}
+    groups = [("", plain), (" inside", every)]
+    return [(kind, closed) for kind, closed in groups if closed and (not kind or len(every) > len(plain))]
 
 
-def _scores(program: Module, closed: Mapping[Key, Constraint]) -> bool:
-    """Whether the program scores all these fields already, without a calibration."""
+def _scores(program: Module, closed: Closed) -> bool:
+    """Whether the program scores all these already, without a calibration."""
     predictors = dict(program.named_predictors())
-    settings = [predictors[name].signature.output_fields[output].json_schema_extra or {} for name, output in closed]
+    outputs = {(name, each.output) for (name, _), each in closed.items()}
+    settings = [predictors[name].signature.output_fields[output].json_schema_extra or {} for name, output in outputs]
     return all(given.get("decide") == "score" and not given.get("calibration") for given in settings)
+
+
+def _settings(closed: Closed, fitted: Mapping[Key, calibration.Calibration]) -> dict[Key, dict[str, Any]]:
+    """By predictor and output."""
+    given: dict[Key, dict[str, Any]] = {}
+    for key, each in closed.items():
+        settings = given.setdefault((key[0], each.output), {"decide": "score"})
+        if key in fitted and each.path:
+            settings.setdefault("calibration", {})[each.name] = fitted[key].to_json()
+        elif key in fitted:
+            settings["calibration"] = fitted[key].to_json()
+    return given
 
 
 def _with_fields(program: Module, baseline: Candidate, name: str, given: Mapping[Key, dict[str, Any]]) -> Candidate:
@@ -95,28 +116,27 @@ def _with_fields(program: Module, baseline: Candidate, name: str, given: Mapping
 
 
 def _fit(
-    key: Key, constraint: Constraint, outcomes: Sequence[Outcome], context: EvaluationContext
+    predictor: str, closed: ClosedSet, outcomes: Sequence[Outcome], context: EvaluationContext
 ) -> tuple[calibration.Calibration, CalibrationFit] | None:
-    """Fit one field on the examples that have its label; None where they are too few."""
-    predictor, output = key
+    """Fit one closed set on the examples that have its label; None where they are too few."""
     scores: list[dict[str, float]] = []
     labels: list[str] = []
     for outcome, example in zip(outcomes, context.dev, strict=True):
-        found, label = outcome.option_scores.get(predictor, {}).get(output), _label(example, output, constraint)
+        found, label = outcome.option_scores.get(predictor, {}).get(closed.name), _label(example, closed)
         if found and label is not None:
             scores.append(found)
             labels.append(label)
     if len(labels) < MIN_LABELS:
         return None
     options = list(scores[0])
-    known = [label for example in context.train if (label := _label(example, output, constraint)) is not None]
+    known = [label for example in context.train if (label := _label(example, closed)) is not None]
     prior = calibration.smoothed_prior(known, options)
     fitted = calibration.fit(scores, labels, prior)
     correct = [options.index(label) for label in labels]
     before, after = calibration.probabilities(scores), calibration.cross_fitted(scores, labels, prior)
     summary = CalibrationFit(
         predictor=predictor,
-        field=output,
+        field=closed.name,
         examples=len(labels),
         accuracy_before=float((before.argmax(axis=1) == correct).mean()),
         accuracy_after=float((after.argmax(axis=1) == correct).mean()),
@@ -129,11 +149,11 @@ def _fit(
     return fitted, summary
 
 
-def _label(example: Example, output: str, constraint: Constraint) -> str | None:
+def _label(example: Example, closed: ClosedSet) -> str | None:
     """The option's text of an example's label, where it has one."""
-    if output not in example:
+    if closed.output not in example:
         return None
     try:
-        return constraint.render(example[output])
+        return closed.label(example[closed.output])
     except ConstraintError:
         return None

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..signatures.bridge import Module
 from ..signatures.fieldset import constraints, special_fields
+from ..signatures.json_members import closed_sets
 from ..signatures.knob import named_knobs
 from .candidate import Candidate, PredictorState, current_state
 from .context import EvaluationContext, Forecast, PassResult
@@ -135,7 +136,7 @@ def _reworded(what: str) -> Change:
 
 def _deciding(way: str) -> Change:
     def change(state: PredictorState, signature: Any) -> PredictorState:
-        closed = [name for name, found in constraints(signature).items() if found.options and len(found.options) > 1]
+        closed = dict.fromkeys(each.output for each in closed_sets(constraints(signature)))
         given: dict[str, dict[str, Any]] = {}
         for name in closed:
             extra = {**(signature.output_fields[name].json_schema_extra or {}), **state.fields.get(name, {})}

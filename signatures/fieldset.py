@@ -14,7 +14,7 @@ from .aliases import replace_aliases
 from .bridge import DspyType, History, Tool
 from .constraint import Constraint
 from .lowering import lower_type
-from .scoring import Scoring, scoring_of
+from .scoring import Scoring, scorings_of
 
 
 @lru_cache(maxsize=1024)
@@ -33,16 +33,14 @@ def constraints(signature: Any) -> dict[str, Constraint]:
 
 @lru_cache(maxsize=1024)
 def scorings(signature: Any) -> dict[str, Scoring]:
-    """How the outputs are scored that are not decoded. The dict is shared: do not change it.
+    """How the outputs, and members of outputs, are scored that are not decoded. The dict is shared: do not change it.
 
     Raises `SignatureError` for a field that cannot be scored, or that abstains where None is not of its type.
     """
     found: dict[str, Scoring] = {}
     for name, constraint in constraints(signature).items():
         extra = signature.output_fields[name].json_schema_extra
-        scoring = scoring_of(extra if isinstance(extra, dict) else {}, constraint)
-        if scoring is not None:
-            found[name] = scoring
+        found |= scorings_of(extra if isinstance(extra, dict) else {}, constraint)
     return found
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 
 from pydantic_core import to_jsonable_python
 
 from ..errors import ConstraintError, SignatureError
 from .constraint import Constraint
 from .fieldset import allows_none, constraints, description, is_described, scorings
+from .json_members import members_of
 from .plan import Decode, Part, Plan, Slot, Text, Turn, marker_pattern
 from .scoring import Scoring
 from .values import guard, value_text
@@ -88,9 +89,25 @@ def _slots(signature: Any) -> tuple[Part, ...]:
 def _decodes(steps: Mapping[str, Constraint], scored: Mapping[str, Scoring]) -> tuple[Part, ...]:
     parts: list[Part] = []
     for i, (name, constraint) in enumerate(steps.items(), 1):
-        end: Literal["newline", "end"] = "end" if i == len(steps) else "newline"
-        parts += [Text(f"{name}:"), Decode(name, constraint, end, constraint.max_tokens, scored.get(name))]
+        end = "end" if i == len(steps) else "newline"
+        members = [] if name in scored else _members(constraint, end, scored)
+        parts.append(Text(f"{name}:"))
+        parts += members or [Decode(name, constraint, end, constraint.max_tokens, scored.get(name))]
     return tuple(parts)
+
+
+def _members(whole: Constraint, end: str, scored: Mapping[str, Scoring]) -> list[Part]:
+    """The steps of an object some of whose members are scored; none for any other value."""
+    members = members_of(whole)
+    if not any(member.constraint.field in scored for member in members):
+        return []
+    parts: list[Part] = []
+    for i, member in enumerate(members, 1):
+        after = f"{member.after}\n" if i == len(members) and end == "newline" else member.after
+        inner = member.constraint
+        step = Decode(whole.field, inner, after, inner.max_tokens, scored.get(inner.field), member.path, whole)
+        parts += [Text(member.before), step]
+    return parts
 
 
 def is_complete(signature: Any, demo: Mapping[str, Any]) -> bool:

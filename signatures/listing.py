@@ -19,7 +19,7 @@ def plan_text(plan: Plan) -> str:
     static = sum(len(part.text) for turn in plan.turns for part in turn.parts if isinstance(part, Text))
     lines = [
         f"Plan {plan.digest[:12]}: {static} static characters, inputs {', '.join(plan.slots) or 'none'}, "
-        f"outputs {', '.join(step.field for step in plan.decodes)}"
+        f"outputs {', '.join(dict.fromkeys(step.field for step in plan.decodes))}"
     ]
     for turn in plan.turns:
         lines.append(turn.role)
@@ -43,7 +43,7 @@ def _marked(part: Part) -> str:
         return part.text
     if isinstance(part, Slot):
         return f"‹{part.field}›"
-    return " «" + _decode(part) + "»" + ("\n" if part.terminator == "newline" else "")
+    return " «" + _decode(part) + "»" + part.closing
 
 
 def _decode(step: Decode) -> str:
@@ -51,9 +51,8 @@ def _decode(step: Decode) -> str:
         below = step.scoring.abstain_below
         unsure = f", none if all are below {below:g}" if below is not None else ""
         calibrated = "calibrated, " if step.scoring.bias or step.scoring.temperature != 1.0 else ""
-        return f"{step.field}: {step.constraint.describe()}; {calibrated}all scored{unsure}"
-    end = "newline" if step.terminator == "newline" else "end"
-    return f"{step.field}: {step.constraint.describe()}; to {end}, {step.max_tokens} tokens at most"
+        return f"{step.name}: {step.constraint.describe()}; {calibrated}all scored{unsure}"
+    return f"{step.name}: {step.constraint.describe()}; to {step.terminator.strip()}, {step.max_tokens} tokens at most"
 
 
 def _span(part: Part) -> str:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from ..errors import SignatureError
 from .constraint import Constraint
+from .json_members import member_text
 from .scoring import Scoring
 from .values import guard, value_text
 
@@ -38,34 +39,50 @@ class Slot:
 class Decode:
     """The model writes a space and a value under `constraint`; "newline" closes it, or "end" (of the answer).
 
-    scoring: where given, the value is not decoded: every option of the constraint is scored.
+    scoring: where given, the value is not decoded: every option of the constraint is scored. path: of a step that writes one
+    member of an object, the keys that lead to it; then `whole` is the field's constraint, and the punctuation that follows
+    the member closes it.
     """
 
     field: str
     constraint: Constraint
-    terminator: Literal["newline", "end"]
+    terminator: str
     max_tokens: int
     scoring: Scoring | None = None
+    path: tuple[str, ...] = ()
+    whole: Constraint | None = None
+
+    @property
+    def name(self) -> str:
+        """The field, or with a path, as in "address.city"."""
+        return ".".join((self.field, *self.path))
+
+    @property
+    def closing(self) -> str:
+        """What is written after the value; nothing at the end of the answer."""
+        return {"newline": "\n", "end": ""}.get(self.terminator, self.terminator)
 
     @property
     def option_texts(self) -> tuple[str, ...]:
         """The step's text for each option of a closed set."""
-        end = "\n" if self.terminator == "newline" else ""
-        return tuple(f" {option}{end}" for option in self.constraint.options or ())
+        return tuple(f" {option}{self.closing}" for option in self.constraint.options or ())
 
     def grammar(self) -> str:
         """Complete Lark grammar of the step's text, space and terminator included."""
-        end = ' "\\n"' if self.terminator == "newline" else ""
+        end = f" {json.dumps(self.closing)}" if self.closing else ""
         return f'start: " " value{end}\n' + self.constraint.rules("value")
 
     def parse(self, text: str) -> Any:
-        """Value of the step's text. Raises `ConstraintError`."""
-        text = text.removeprefix(" ")
-        return self.constraint.parse(text.removesuffix("\n") if self.terminator == "newline" else text)
+        """Value of the step's text; of a member, as JSON has it. Raises `ConstraintError`."""
+        return self.constraint.parse(text.removeprefix(" ").removesuffix(self.closing))
 
     def render(self, value: Any) -> str:
-        """The text the step would have for a value: the inverse of `parse`, and what training aims at."""
-        return " " + self.constraint.render(value) + ("\n" if self.terminator == "newline" else "")
+        """The text the step would have for a value of its field: the inverse of `parse`, and what training aims at."""
+        return f" {self.text_of(value)}{self.closing}"
+
+    def text_of(self, value: Any) -> str:
+        """The text of a value of the field, or of the member of it that the step writes."""
+        return self.constraint.render(value) if self.whole is None else member_text(self.whole.render(value), self.path)
 
 
 Part = Text | Slot | Decode
@@ -188,4 +205,4 @@ def _part_json(part: Part) -> list[Any]:
     if isinstance(part, Slot):
         return ["slot", part.field]
     scoring = [] if part.scoring is None else [part.scoring.to_json()]
-    return ["decode", part.field, part.grammar(), type(part.constraint).__name__, part.max_tokens, *scoring]
+    return ["decode", part.name, part.grammar(), type(part.constraint).__name__, part.max_tokens, *scoring]

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..errors import SignatureError
 from .constraint import Constraint
+from .json_members import members_of
 from .optional import NONE
 
 
@@ -28,8 +29,9 @@ class Scoring:
         return {"bias": list(self.bias), "temperature": self.temperature, "abstain_below": self.abstain_below}
 
 
-def scoring_of(extra: Mapping[str, Any], constraint: Constraint) -> Scoring | None:
-    """Read `decide`, `abstain_below` and `calibration` of an output field; None if it is to be decoded.
+def scorings_of(extra: Mapping[str, Any], constraint: Constraint) -> dict[str, Scoring]:
+    """Read `decide`, `abstain_below` and `calibration` of an output field: how it is scored, or, of an object, each closed
+    set in it, by name ("urgency", "address.country"). Empty if it is to be decoded.
 
     Raises `SignatureError` for a field whose options cannot be listed, and for abstention where None is no value.
     """
@@ -40,18 +42,34 @@ def scoring_of(extra: Mapping[str, Any], constraint: Constraint) -> Scoring | No
     if decide == "decode":
         if threshold is not None:
             raise SignatureError(f"field {name!r}: abstain_below needs probabilities: add decide='score'")
-        return None
-    options = constraint.options
-    if options is None:
-        raise SignatureError(f"field {name!r}: decide='score' needs a closed set (Literal, Enum, bool): use 'decode'")
+        return {}
+    calibration = extra.get("calibration") or {}
+    if (options := constraint.options) is not None:
+        _check_threshold(name, threshold, options)
+        return {name: _scoring(calibration, options, threshold)}
+    closed = {member.constraint.field: member.constraint.options for member in members_of(constraint)}
+    if not closed:
+        raise SignatureError(
+            f"field {name!r}: decide='score' needs a closed set (Literal, Enum, bool), or a model, all of it required, that "
+            "has some: use 'decode'"
+        )
+    if threshold is not None:
+        raise SignatureError(f"field {name!r}: abstain_below is for closed sets, not for a model that has some")
+    return {
+        member: _scoring(calibration.get(member) or {}, options, None)
+        for member, options in closed.items()
+        if options is not None and len(options) > 1
+    }
+
+
+def _check_threshold(name: str, threshold: float | None, options: Sequence[str]) -> None:
     if threshold is not None and not 0.0 < threshold < 1.0:
         raise SignatureError(f"field {name!r}: abstain_below={threshold}: give a probability between 0 and 1")
     if threshold is not None and NONE not in options:
         raise SignatureError(f"field {name!r}: abstain_below answers None, which is not of its type: declare it Optional")
-    calibration = extra.get("calibration") or {}
+
+
+def _scoring(calibration: Mapping[str, Any], options: Sequence[str], threshold: float | None) -> Scoring:
     bias = calibration.get("bias") or {}
-    return Scoring(_in_order(bias, options), float(calibration.get("temperature", 1.0)), threshold)
-
-
-def _in_order(bias: Mapping[str, float], options: Sequence[str]) -> tuple[float, ...]:
-    return tuple(float(bias.get(option, 0.0)) for option in options) if bias else ()
+    in_order = tuple(float(bias.get(option, 0.0)) for option in options) if bias else ()
+    return Scoring(in_order, float(calibration.get("temperature", 1.0)), threshold)

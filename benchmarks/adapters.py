@@ -12,7 +12,6 @@ same without the adapter, on general prompts and longer answers.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cells import measure
+from cells import command_line, measure
 
 MODEL = "smollm2-135m"
 CASES = ("trec", "sst2")
@@ -109,13 +108,9 @@ def compare(model: str, adapter: Path, texts: Sequence[tuple[str, str]], quantiz
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cell", nargs=2, metavar=("CASE", "SYSTEM"), help="measure one cell and print its metrics")
+    parser = command_line(__doc__, "only the first case")
     parser.add_argument("--adapter", type=Path, help="a PEFT folder, instead of one trained here")
     parser.add_argument("--model", default=MODEL, help="its base")
-    parser.add_argument("--quick", action="store_true", help="only the first case")
-    parser.add_argument("--fresh", action="store_true", help="measure again what is cached")
-    parser.add_argument("--json", action="store_true", help="print the rows as the last line")
     options = parser.parse_args()
     from adapters_training import labelled, trained
 

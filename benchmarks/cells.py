@@ -8,6 +8,7 @@ anew.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import os
@@ -26,6 +27,16 @@ from rich.table import Table
 CACHE = Path(".still") / "benchmarks"
 TIMEOUT = 1800
 Row = dict[str, Any]
+
+
+def command_line(description: str | None, quick: str) -> argparse.ArgumentParser:
+    """The options that benchmarks of cells have in common. quick: what `--quick` selects."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cell", nargs=2, metavar=("CASE", "SYSTEM"), help="measure one cell and print its metrics")
+    parser.add_argument("--quick", action="store_true", help=quick)
+    parser.add_argument("--fresh", action="store_true", help="measure again what is cached")
+    parser.add_argument("--json", action="store_true", help="print the rows as the last line")
+    return parser
 
 
 def measure(script: Path, case: str, system: str, version: str, fresh: bool = False, timeout: float = TIMEOUT) -> Row:

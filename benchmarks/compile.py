@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from cells import cached, measure, print_metric, print_ratios, watched
+from cells import cached, command_line, measure, print_metric, print_ratios, watched
 from compile_sets import SETS, Task, is_there, task_of
 from compile_systems import LIMITS, OURS, SYSTEMS, Runner
 from typed_systems import version_of
@@ -73,14 +73,10 @@ def _answer(program: Any, example: Any, runner: Runner) -> Any:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cell", nargs=2, metavar=("SET", "SYSTEM"), help="measure one cell and print its metrics")
+    parser = command_line(__doc__, "trec, ours anew, peers as measured before")
     parser.add_argument("--sets", nargs="+", default=list(SETS), choices=SETS, metavar="SET")
     parser.add_argument("--systems", nargs="+", default=list(SYSTEMS), choices=list(SYSTEMS), metavar="SYSTEM")
-    parser.add_argument("--quick", action="store_true", help="trec, ours anew, peers as measured before")
     parser.add_argument("--cached", action="store_true", help="measure nothing")
-    parser.add_argument("--fresh", action="store_true", help="measure again what is cached")
-    parser.add_argument("--json", action="store_true", help="print the rows as the last line")
     options = parser.parse_args()
     if options.cell:
         print(json.dumps(run_cell(*options.cell)), flush=True)

@@ -9,7 +9,6 @@ Every repetition has new text, so that nothing is cached that the case does not 
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import time
@@ -18,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cells import measure, print_ratios
+from cells import command_line, measure, print_ratios
 from engine_systems import MODEL, SYSTEMS, System, version_of
 
 REPEATS = 3
@@ -135,11 +134,7 @@ def prefill_share(rows: list[dict[str, Any]]) -> str | None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cell", nargs=2, metavar=("CASE", "SYSTEM"), help="measure one cell and print its metrics")
-    parser.add_argument("--quick", action="store_true", help="only the short cells")
-    parser.add_argument("--fresh", action="store_true", help="measure again what is cached")
-    parser.add_argument("--json", action="store_true", help="print the rows as the last line")
+    parser = command_line(__doc__, "only the short cells")
     options = parser.parse_args()
     if options.cell:
         case, system = options.cell

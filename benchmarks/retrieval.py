@@ -14,13 +14,12 @@ retrieves from all paragraphs and reads, at O0, O1, O2 and O3 (weights alone).
 
 from __future__ import annotations
 
-import argparse
 import json
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from cells import measure
+from cells import command_line, measure
 from retrieval_sets import is_there
 from rich.console import Console
 from rich.table import Table
@@ -81,11 +80,7 @@ def run_cell(case: str, system: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cell", nargs=2, metavar=("CASE", "SYSTEM"), help="measure one cell and print its metrics")
-    parser.add_argument("--quick", action="store_true", help="the quick selection")
-    parser.add_argument("--fresh", action="store_true", help="measure again what is cached")
-    parser.add_argument("--json", action="store_true", help="print the rows as the last line")
+    parser = command_line(__doc__, "the quick selection")
     options = parser.parse_args()
     if options.cell:
         print(json.dumps(run_cell(*options.cell)), flush=True)

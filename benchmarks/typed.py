@@ -13,12 +13,11 @@ a machine that is not at rest say little, and least of all the server's, whose t
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
 
-from cells import measure, print_metric, print_ratios, watched
+from cells import command_line, measure, print_metric, print_ratios, watched
 from typed_sets import LIMITS, SETS, is_there, rows_of
 from typed_systems import SYSTEMS, version_of
 
@@ -65,12 +64,8 @@ def _is_valid(row: Any, answer: Any) -> bool:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cell", nargs=2, metavar=("CASE", "SYSTEM"), help="measure one cell and print its metrics")
+    parser = command_line(__doc__, "two sets, five systems")
     parser.add_argument("--show", nargs=2, metavar=("SET", "SYSTEM"), help="print some answers of a cell")
-    parser.add_argument("--quick", action="store_true", help="two sets, five systems")
-    parser.add_argument("--fresh", action="store_true", help="measure again what is cached")
-    parser.add_argument("--json", action="store_true", help="print the rows as the last line")
     options = parser.parse_args()
     if options.cell:
         print(json.dumps(run_cell(*options.cell)), flush=True)

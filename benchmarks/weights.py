@@ -22,7 +22,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from cells import cached, measure, print_metric, watched
+from cells import cached, command_line, measure, print_metric, watched
 from compile_sets import is_there
 from typed_systems import version_of
 from weights_preferences import PREFERENCES, SIZES
@@ -74,14 +74,10 @@ def _compiled(program: Any, task: Any, system: str, lm: Any, ledger: Path) -> tu
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cell", nargs=2, metavar=("CASE", "SYSTEM"), help="measure one cell and print its metrics")
+    parser = command_line(__doc__, "the quick selection")
     parser.add_argument("--sets", nargs="+", default=list(ALL), choices=ALL, metavar="SET")
     parser.add_argument("--systems", nargs="+", default=list(SYSTEMS), choices=SYSTEMS, metavar="SYSTEM")
-    parser.add_argument("--quick", action="store_true", help="the quick selection")
     parser.add_argument("--cached", action="store_true", help="measure nothing")
-    parser.add_argument("--fresh", action="store_true", help="measure again what is cached")
-    parser.add_argument("--json", action="store_true", help="print the rows as the last line")
     options = parser.parse_args()
     if options.cell:
         print(json.dumps(run_cell(*options.cell)), flush=True)

@@ -51,8 +51,9 @@ def Output(  # noqa: N802 - reads as a declaration
     text matches it from beginning to end. Lengths of free text default to at most 500 characters for a field that
     others follow and 2,000 for the last one.
     decide: "score" has the model give the probability of every option of a closed set (a Literal, an Enum, a bool), takes
-    the likeliest, and shows them all as `answer.probabilities[name]`; "decode" (the default) writes one down, which is
-    cheaper where there are many. abstain_below: with "score", answer None (the type must allow it) where no option has this
+    the likeliest, and shows them all as `answer.probabilities[name]`; of a model of required fields, of every closed set in
+    it (`answer.probabilities["address.country"]`). "decode" (the default) writes one down, which is cheaper where there are
+    many. abstain_below: with "score", answer None (the type must allow it) where no option has this
     probability.
     """
     given = _given(locals())

@@ -11,6 +11,7 @@ import pytest
 import still
 from still.cli import app
 from typer.testing import CliRunner
+from weights_toys import write_base
 
 COMMANDS = ("demo", "pull", "compile", "report", "run", "export", "explain", "ledger")
 PROGRAM = """
@@ -65,6 +66,20 @@ def test_compile_prints_the_report_and_saves(compiled):
     assert "winner:" in output
     assert "saved mood.still" in output
     assert (folder / "mood.still" / "SHA256SUMS").is_file()
+
+
+def test_compile_at_o3_trains(tmp_path):
+    """A random model of two layers, and too few steps for it to win: the report says what was tried, and what stays runs."""
+    base = write_base(tmp_path / "base", max_position_embeddings=2048)
+    (tmp_path / "program.py").write_text(textwrap.dedent(PROGRAM))
+    lines = [json.dumps({"text": f"{i}", "mood": "good" if i % 10 < 5 else "bad"}) for i in range(20)]
+    (tmp_path / "data.jsonl").write_text("\n".join(lines))
+    arguments = ("program.py:sorter", "data.jsonl", "-o", "mood.still", "--level", "O3", "--model", base)
+    report = " ".join(shell("compile", *arguments, cwd=tmp_path).stdout.split())
+    assert "distil: 12 rows, 3 steps" in report
+    assert list((tmp_path / ".still" / "training").glob("*/best/adapter_model.safetensors"))
+    answered = shell("run", "mood.still", '{"text": "3"}', cwd=tmp_path)
+    assert json.loads(answered.stdout)["mood"] in ("good", "bad")
 
 
 @pytest.mark.model

@@ -5,7 +5,7 @@ import torch
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from still.optimizers.weights import layout
+from still.optimizers.weights import layout, policy
 from still.optimizers.weights.adapted import adapt, adapted_linear
 from still.optimizers.weights.layout import Layout
 from still.optimizers.weights.lora import Lora
@@ -174,3 +174,36 @@ def test_a_batch_is_its_rows_one_by_one(kind, limit, monkeypatch):
     for (name, one), (_, other) in zip(own.network.named_parameters(), plain.named_parameters(), strict=True):
         if one.requires_grad:
             assert (one.grad - other.grad).norm() <= 1e-3 * other.grad.norm() + 1e-6, name
+
+
+@pytest.mark.parametrize("paged", [False, True])
+def test_steps_go_on_where_they_were_left(paged, monkeypatch):
+    """With bitsandbytes' paged AdamW too, which does without pages on a CPU."""
+    if paged:
+        optim = pytest.importorskip("bitsandbytes.optim")
+        monkeypatch.setattr(policy, "_adamw", lambda given, rate: optim.PagedAdamW(given, lr=rate, weight_decay=0.0))
+
+    class Point:
+        def __init__(self):
+            self.at = torch.nn.Parameter(torch.linspace(1.0, 2.0, 64))
+
+        def parameters(self):
+            return [self.at]
+
+    def step(point, descent):
+        descent.add((point.at**3).sum())
+        descent.take()
+
+    whole, broken = Point(), Point()
+    descents = [policy.Descent(point, learning_rate=0.1, steps=8, warmup=0.25) for point in (whole, broken)]
+    for point, descent in zip((whole, broken), descents, strict=True):
+        for _ in range(4):
+            step(point, descent)
+    kept = {name: value.clone() for name, value in descents[1].state().items()}
+    later = policy.Descent(broken, learning_rate=0.1, steps=8, warmup=0.25)
+    later.restore(kept)
+    for _ in range(4):
+        step(whole, descents[0])
+        step(broken, later)
+    assert torch.equal(whole.at, broken.at)
+    assert not torch.equal(whole.at, torch.linspace(1.0, 2.0, 64))

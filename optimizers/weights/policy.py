@@ -6,6 +6,7 @@ import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -47,7 +48,7 @@ class Descent:
         if not (math.isfinite(learning_rate) and learning_rate > 0):
             raise TrainingError(f"learning_rate={learning_rate}: give a number above 0")
         self._parameters = list(policy.parameters())
-        self._optimizer = torch.optim.AdamW(self._parameters, lr=learning_rate, weight_decay=0.0)
+        self._optimizer = _adamw(self._parameters, learning_rate)
         rise = warmup * steps
 
         def rate(step: int) -> float:
@@ -89,27 +90,45 @@ class Descent:
         self._taken += 1
         return norm
 
-
     def state(self) -> dict[str, Tensor]:
         """What `restore` needs besides the parameters: the moments of each, and the number of steps."""
         import torch
 
-        moments = self._optimizer.state_dict()["state"]
-        found = {f"{i}.{name}": value for i, kept in moments.items() for name, value in kept.items()}
+        found = {
+            f"{i}.{name}": torch.as_tensor(value)
+            for i, parameter in enumerate(self._parameters)
+            for name, value in self._optimizer.state.get(parameter, {}).items()
+        }
         return {**found, "taken": torch.tensor(self._taken)}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Go on where `state` was taken."""
-        kept: dict[int, dict[str, Tensor]] = {}
+        import torch
+
+        counts = not isinstance(self._optimizer, torch.optim.AdamW)
         for key, value in state.items():
             if key != "taken":
                 index, name = key.split(".", 1)
-                kept.setdefault(int(index), {})[name] = value
-        self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": kept})
+                parameter = self._parameters[int(index)]
+                # torch counts steps in a tensor on the CPU, bitsandbytes in an int.
+                kept = value.clone() if name == "step" else value.to(parameter.device, copy=True)
+                self._optimizer.state[parameter][name] = int(kept) if name == "step" and counts else kept
         self._taken = int(state["taken"])
         self._schedule.last_epoch = self._taken
         for group in self._optimizer.param_groups:
             group["lr"] = group["initial_lr"] * self._rate(self._taken)
+
+
+def _adamw(parameters: Sequence[Tensor], learning_rate: float) -> Any:
+    """torch's AdamW; on CUDA, where bitsandbytes is installed, its paged one, whose moments go to main memory where a GPU
+    runs short (Dettmers et al., QLoRA, 2023)."""
+    import torch
+
+    if parameters[0].is_cuda and find_spec("bitsandbytes"):
+        from bitsandbytes.optim import PagedAdamW
+
+        return PagedAdamW(parameters, lr=learning_rate, weight_decay=0.0)
+    return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.0)
 
 
 def peak_memory() -> int:

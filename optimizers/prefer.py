@@ -27,8 +27,9 @@ MIN_PAIRS = 8
 @dataclass(frozen=True)
 class Prefer:
     """Direct preference optimization from where `distil` ended: the engine samples answers to train examples with the
-    adapter, the metric ranks them, pairs of a better and a worse one are learned. Kept only if dev says so; where there is
-    nothing to prefer, or training fails, a note says why.
+    adapter, the metric ranks them, and the example's own label if it has one (as in self-play fine-tuning, Chen, Deng, Yuan,
+    Ji and Gu, 2024), and pairs of a better and a worse one are learned. Kept only if dev says so; where there is nothing to
+    prefer, or training fails, a note says why.
 
     examples: at most so many are sampled from. samples: answers to each, at `temperature`. margin: least difference of
     scores in a pair. held_out: examples to be tested on later; none with the inputs of theirs or of dev's are sampled from.
@@ -103,4 +104,6 @@ class Prefer:
             tasks = tuned.tasks(program, context, chosen[begin : begin + 50])
             drawn = rollouts.sample(tasks, Path(tuned.adapter.path), self.samples, self.temperature, context.seed + begin)
             groups += [[Scored(sample.row, sample.reward) for sample in group] for group in drawn]
+        for group, label in zip(groups, tuned.labels(program, context, chosen), strict=True):
+            group += label
         return ranked_pairs(groups, margin=self.margin, seed=context.seed)

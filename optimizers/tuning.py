@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic_core import to_jsonable_python
 
-from ..errors import EngineError, ModelError, TrainingError
+from ..errors import ConstraintError, EngineError, ModelError, SignatureError, TrainingError
 from ..signatures.bridge import Example, Module, Prediction
 from ..signatures.executor import AdapterFolder
+from ..signatures.fieldset import constraints
 from ..signatures.layout import lower
 from .candidate import Candidate
 from .context import EvaluationContext, Standing
 from .weights.lora import Lora
+from .weights.pairs import Scored
+from .weights.rows import RowWriter
 from .weights.student import Precision, Student
 
 if TYPE_CHECKING:
@@ -84,6 +87,24 @@ class Tuned:
         student = Student.open(model, Lora.read(folder), seed, precision=precision)
         student.load(folder)
         return student
+
+    def labels(self, program: Module, context: EvaluationContext, indices: Sequence[int]) -> list[list[Scored]]:
+        """For each train example its label as an answer, with what the metric says of it; none where there is no label, or
+        one that the grammar does not let pass."""
+        (_, predictor), *_ = self.candidate.apply(program).named_predictors()
+        signature, local = asked_signature(predictor), context.lm.local
+        plan, writer = lower(signature), RowWriter(local.engine, local.prompter)
+        found: list[list[Scored]] = []
+        for example in (context.train[i] for i in indices):
+            inputs = {field: example.get(field) for field in plan.slots}
+            try:
+                values = {name: constraint.coerce(example[name]) for name, constraint in constraints(signature).items()}
+                row = writer.write(plan, inputs, values, predictor=self.predictor)
+            except (KeyError, ConstraintError, SignatureError, TrainingError):
+                found.append([])
+            else:
+                found.append([Scored(row, context.score(example, Prediction(**values)))])
+        return found
 
     def tasks(self, program: Module, context: EvaluationContext, indices: Sequence[int]) -> list[Task]:
         """Prompts of train examples, with the metric as reward."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
+from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,6 +17,16 @@ _ZONED = "TIMESTAMP WITH TIME ZONE"
 def literal_path(path: str) -> str:
     """`path` with glob characters bracketed: DuckDB expands `*`, `?` and `[` even in a bound parameter."""
     return re.sub(r"([*?\[])", r"[\1]", path)
+
+
+def select(query: str, database: str | PathLike[str] | None) -> tuple[list[str], list[tuple[Any, ...]]] | None:
+    """(column names, rows) of a query over a database, which is opened read-only, or over files that the query names; None
+    for a statement without a result. Raises `duckdb.Error`."""
+    import duckdb
+
+    with duckdb.connect(fspath(database) if database else ":memory:", read_only=database is not None) as connection:
+        relation = connection.sql(query)
+        return None if relation is None else fetch(relation)
 
 
 def fetch(relation: DuckDBPyRelation) -> tuple[list[str], list[tuple[Any, ...]]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import html
 from collections.abc import Iterator, Mapping, Sequence
-from os import PathLike, fspath
+from os import PathLike
 from typing import TYPE_CHECKING, Any, overload
 
 from ..backends.readers import Row, Source, Table, check_columns, first_line, from_records, read_tables
@@ -109,16 +109,15 @@ class Dataset(Sequence[Example]):
         """
         import duckdb
 
-        from ..backends.duck import fetch
+        from ..backends.duck import select
 
         try:
-            with duckdb.connect(fspath(database) if database else ":memory:", read_only=database is not None) as connection:
-                relation = connection.sql(query)
-                if relation is None:
-                    raise DatasetError(f"query: returns no rows: {query!r:.80}; it must be a SELECT")
-                columns, rows = fetch(relation)
+            found = select(query, database)
         except duckdb.Error as error:
             raise DatasetError(f"query: {first_line(error)}; correct the query: {query!r:.80}") from error
+        if found is None:
+            raise DatasetError(f"query: returns no rows: {query!r:.80}; it must be a SELECT")
+        columns, rows = found
         if not rows:
             raise DatasetError(f"query: returned no rows: {query!r:.80}; it needs at least one")
         check_columns(columns, "query")

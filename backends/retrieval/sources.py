@@ -11,7 +11,7 @@ from pathlib import Path, PurePath
 from typing import Any, NamedTuple, NoReturn, Self
 
 from ...errors import DatasetError, RetrievalError
-from ..duck import fetch
+from ..duck import select
 from ..readers import Row, Source, first_line, read_table
 from .corpus import Document
 from .encoder import clean
@@ -89,13 +89,12 @@ def query_documents(
     import duckdb
 
     try:
-        with duckdb.connect(fspath(database) if database else ":memory:", read_only=database is not None) as connection:
-            relation = connection.sql(query)
-            if relation is None:
-                raise RetrievalError(f"query {query[:60]!r} has no result; give a SELECT")
-            names, rows = fetch(relation)
+        selected = select(query, database)
     except duckdb.Error as error:
         raise RetrievalError(f"query {query[:60]!r}: {first_line(error)}; correct it") from error
+    if selected is None:
+        raise RetrievalError(f"query {query[:60]!r} has no result; give a SELECT")
+    names, rows = selected
     if not rows:
         columns.check(names, "query")
     found = (dict(zip(names, row, strict=True)) for row in rows)

@@ -75,6 +75,16 @@ def test_sampled_answers_count_against_the_budget(lm, tmp_path):
     assert result.report.winner == "distilled"
 
 
+def test_a_label_is_preferred_to_the_only_answer_where_that_is_wrong(lm, tmp_path):
+    """One sample each, nearly greedy: among samples alone there would be nothing to rank."""
+    begun = compiled(lm, tmp_path, BEGUN)
+    wrong = sum(begun.program(digits=each["digits"]).kind != each["kind"] for each in data(0)[0])
+    result = compiled(lm, tmp_path, BEGUN, Prefer(precision="fp32", samples=1, temperature=0.01))
+    note = next(note for note in result.report.notes if note.startswith("prefer:"))
+    assert wrong >= 8
+    assert f"{wrong} pairs" in note
+
+
 @pytest.mark.parametrize("step", [PREFER, REINFORCE])
 def test_without_an_adapter_there_is_nothing_to_go_on_from(lm, tmp_path, step):
     result = compiled(lm, tmp_path, step)

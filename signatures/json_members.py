@@ -31,14 +31,17 @@ class Member:
 def members_of(constraint: Constraint) -> tuple[Member, ...]:
     """The members of an object, and of objects in it, in order; closed sets as choices of JSON texts, the rest as JSON.
 
-    None come back for any other type, for an object that may leave members out or have unknown ones, and where no member
-    has a choice.
+    None come back for any other type, for an object that may leave members out or have unknown ones, where no member has a
+    choice, and where two would have one name (keys with dots).
     """
     if not isinstance(constraint, JsonConstraint):
         return ()
     schema = json.loads(constraint.schema)
     pieces = list(_pieces(schema, (), schema.get("$defs", {})))
-    if len(pieces) == 1 or not any(isinstance(piece, _Leaf) and len(_values(piece.schema) or ()) > 1 for piece in pieces):
+    leaves = [piece for piece in pieces if isinstance(piece, _Leaf)]
+    if len(pieces) == 1 or not any(len(_values(leaf.schema) or ()) > 1 for leaf in leaves):
+        return ()
+    if len({".".join(leaf.path) for leaf in leaves}) < len(leaves):
         return ()
     return tuple(_joined(pieces, constraint.field, schema.get("$defs", {})))
 

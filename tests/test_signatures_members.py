@@ -155,6 +155,12 @@ def test_members_that_may_be_left_out_keep_an_object_whole():
     assert members_of(lower_type(Loose)) == ()
 
 
+def test_members_of_one_name_keep_an_object_whole():
+    inner = create_model("Inner", b=(bool, ...))
+    assert members_of(lower_type(create_model("Outer", a=(inner, ...)))) != ()
+    assert members_of(lower_type(create_model("Outer", a=(inner, ...), **{"a.b": (bool, ...)}))) == ()
+
+
 def test_a_model_cannot_abstain():
     with pytest.raises(SignatureError, match="abstain_below is for closed sets"):
         still.Signature(

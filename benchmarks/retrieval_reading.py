@@ -66,7 +66,8 @@ def read(case: str, level: str) -> dict[str, Any]:
 def _distilled(program: Any, known: list[dict[str, Any]], lm: Any) -> tuple[dict[str, Any], Any]:
     """Weights learn from the rows but 40 to choose by, at most 300 of them."""
     rows = [{"question": row["question"], "answer": row["answer"]} for row in known]
-    train, dev, _ = still.Dataset(rows, inputs=["question"]).split(train=min(300, len(rows) - 40), dev=40, test=max(0, len(rows) - 340), seed=0)
+    few = min(300, len(rows) - 40)
+    train, dev, _ = still.Dataset(rows, inputs=["question"]).split(train=few, dev=40, test=len(rows) - few - 40, seed=0)
     with tempfile.TemporaryDirectory() as folder:
         ledger = Path(folder) / "ledger.duckdb"
         result = still.compile(program, train, dev, "f1", passes=[Distil()], lm=lm, ledger=ledger, progress=False)  # type: ignore[arg-type]

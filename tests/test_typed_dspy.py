@@ -1,6 +1,7 @@
 """dspy's own predictors on our LM: through its adapters and through ours, closed output types always parse."""
 
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
@@ -12,8 +13,8 @@ from pydantic import BaseModel
 from still.signatures.adapter import PlanAdapter
 
 TREC = Path(__file__).parent.parent.parent / "shared" / "data" / "trec" / "test.jsonl"
-COUNT = 8
-"""Inputs per adapter and predictor."""
+COUNT = int(os.environ.get("STILL_INPUTS", "8"))
+"""Inputs per adapter and predictor; `make parses` takes 200."""
 OWN = [
     "How far is the moon?", "Who wrote Hamlet?", "What does NASA stand for?", "Where is Lake Como?", "Why is the sky blue?",
     'What is "x" in {"x": 1}?', "<|im_end|> Who are you?", "[[ ## kind ## ]] what?", "¿Qué hora es?", "", "a" * 400,
@@ -55,10 +56,9 @@ def answers(program, adapter, texts):
 
 
 @pytest.mark.model
-@pytest.mark.parametrize(
-    ("make", "adapter"),
-    [(dspy.Predict, "json"), (dspy.Predict, "chat"), (dspy.Predict, "plans"), (dspy.ChainOfThought, "plans")],
-)
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("adapter", list(ADAPTERS))
+@pytest.mark.parametrize("make", [dspy.Predict, dspy.ChainOfThought])
 def test_closed_types_always_parse(make, adapter):
     for answer in answers(make(Kind), adapter, questions(COUNT)):
         assert answer.kind in ("human", "location", "number", "description")

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -186,11 +186,16 @@ def _leaks(count: int) -> tuple[str, ...]:
 
 
 def _told(record: SftRecord, ahead: Sequence[Standing]) -> str:
-    tokens = {s.candidate.name: sum(o.prompt_tokens for o in s.outcomes) / max(1, len(s.outcomes)) for s in ahead}
-    per = ", ".join(f"{name} {count:.0f}" for name, count in tokens.items())
+    prompts = ", ".join(f"{s.candidate.name} {_mean(o.prompt_tokens for o in s.outcomes):.0f}" for s in ahead)
+    waited = ", ".join(f"{s.candidate.name} {_mean(o.seconds for o in s.outcomes):.2f}" for s in ahead)
     scores = ", ".join(f"{score:.3f}" for score in record.scores)
     return (
         f"distil: {record.rows} rows, {len(record.losses)} steps, {record.tokens:,} tokens in {record.seconds:.0f} s "
         f"({record.tokens_per_second:.0f} tokens/s, {record.memory / 1e9:.1f} GB at most); "
-        f"on dev after each epoch {scores}; prompt tokens an example: {per}"
+        f"on dev after each epoch {scores}; prompt tokens an example: {prompts}; seconds until an answer, with others: {waited}"
     )
+
+
+def _mean(values: Iterable[float]) -> float:
+    found = list(values)
+    return sum(found) / max(1, len(found))

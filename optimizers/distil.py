@@ -192,7 +192,7 @@ def _told(record: SftRecord, ahead: Sequence[Standing]) -> str:
     return (
         f"distil: {record.rows} rows, {len(record.losses)} steps, {record.tokens:,} tokens in {record.seconds:.0f} s "
         f"({record.tokens_per_second:.0f} tokens/s, {record.memory / 1e9:.1f} GB at most); "
-        f"on dev after each epoch {scores}; prompt tokens an example: {prompts}; seconds until an answer, with others: {waited}"
+        f"on dev after each epoch {scores}; prompt tokens an example: {prompts}; seconds to an answer, with others: {waited}"
     )
 
 

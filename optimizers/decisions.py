@@ -31,12 +31,15 @@ class Decisions:
 
     def run(self, program: Module, baseline: Candidate, context: EvaluationContext) -> PassResult:
         """Race decoding, scoring and calibrated scoring on dev."""
-        groups = _groups(baseline.apply(program))
+        variant = baseline.apply(program)
+        groups = _groups(variant)
+        if not groups:
+            return PassResult(baseline, ())
         context.expect(2 * len(groups) * len(context.dev))
         candidates, fits = [baseline], dict[str, tuple[CalibrationFit, ...]]()
         for kind, closed in groups:
             scored = baseline
-            if not _scores(baseline.apply(program), closed):
+            if not _scores(variant, closed):
                 scored = _with_fields(program, baseline, f"scored{kind}", _settings(closed, {}))
                 candidates.append(scored)
             outcomes = context.evaluate(program, scored, range(len(context.dev)))
@@ -45,19 +48,18 @@ class Decisions:
                 made = {key: calibration for key, (calibration, _) in fitted.items()}
                 candidates.append(_with_fields(program, baseline, f"calibrated{kind}", _settings(closed, made)))
                 fits[candidates[-1].name] = tuple(summary for _, summary in fitted.values())
-        if not groups:
-            return PassResult(baseline, ())
         standings = race(program, candidates, context)
         winner = standings[0].candidate
         return PassResult(winner, tuple(standings), calibrations=fits.get(winner.name, ()))
 
     def forecast(self, program: Module, baseline: Candidate, context: EvaluationContext) -> Forecast:
         """Scoring, with and without calibration."""
+        variant = baseline.apply(program)
         sure, possible = [], []
-        for kind, closed in _groups(baseline.apply(program)):
+        for kind, closed in _groups(variant):
             scored = _with_fields(program, baseline, f"scored{kind}", _settings(closed, {}))
             possible.append(scored)
-            if not _scores(baseline.apply(program), closed):
+            if not _scores(variant, closed):
                 sure.append(scored)
         return Forecast(tuple(sure), tuple(possible))
 

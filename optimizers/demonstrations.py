@@ -135,15 +135,10 @@ def _taught(
     """Demonstrations from all traces, with labels for answers, for predictors whose inputs are no columns; the others are
     shown what passed."""
     signatures = {name: signature for name, signature in _signatures(program).items() if name not in labelled}
-    pools: dict[str, dict[str, Demonstration]] = {}
-    for lesson in lessons(rollouts, signatures, context):
-        if is_complete(signatures[lesson.predictor], lesson.values):
-            pools.setdefault(lesson.predictor, {}).setdefault(repr(lesson.values), lesson.values)
+    pools = _pools(lessons(rollouts, signatures, context), signatures)
     if not pools:
         return []
-    others = _traced_pools(program, _passing(rollouts))
-    made = {name: list(pool.values()) for name, pool in pools.items()}
-    return _drawn("taught", {**others, **made}, f"{context.seed}/taught")
+    return _drawn("taught", {**_traced_pools(program, _passing(rollouts)), **pools}, f"{context.seed}/taught")
 
 
 def _may_be_taught(program: Module, labelled: Iterable[str], context: EvaluationContext) -> bool:
@@ -172,18 +167,23 @@ def _signatures(program: Module) -> dict[str, Any]:
 
 
 def _traced_pools(program: Module, rollouts: Iterable[Rollout]) -> dict[str, list[Demonstration]]:
-    """The calls in these runs, by predictor; a call that was made twice (in a loop, say) once.
+    """The calls in these runs, by predictor."""
+    signatures = _signatures(program)
+    steps = (step for rollout in rollouts for step in rollout.trace if step.predictor in signatures)
+    return _pools(((step.predictor, {**step.inputs, **step.outputs}) for step in steps), signatures)
+
+
+def _pools(calls: Iterable[tuple[str, Demonstration]], signatures: dict[str, Any]) -> dict[str, list[Demonstration]]:
+    """Demonstrations of these calls, by predictor; a call that was made twice (in a loop, say) once.
 
     Of a call's values those of the predictor's fields are kept, and a call without a value for each of them is left out: a
     prompt would leave it out.
     """
-    signatures = _signatures(program)
     pools: dict[str, dict[str, Demonstration]] = {}
-    for step in (step for rollout in rollouts for step in rollout.trace if step.predictor in signatures):
-        signature, values = signatures[step.predictor], {**step.inputs, **step.outputs}
-        if is_complete(signature, values):
-            demonstration = {name: values.get(name) for name in signature.fields}
-            pools.setdefault(step.predictor, {}).setdefault(repr(demonstration), demonstration)
+    for name, values in calls:
+        if is_complete(signatures[name], values):
+            demonstration = {field: values.get(field) for field in signatures[name].fields}
+            pools.setdefault(name, {}).setdefault(repr(demonstration), demonstration)
     return {name: list(pool.values()) for name, pool in pools.items()}
 
 

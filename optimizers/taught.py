@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from ..signatures.bridge import Example
 from .candidate import Demonstration
 from .context import EvaluationContext, Rollout
 
@@ -15,7 +14,6 @@ class Lesson(NamedTuple):
 
     predictor: str
     values: Demonstration
-    example: Example
 
 
 def lessons(rollouts: Iterable[Rollout], signatures: Mapping[str, Any], context: EvaluationContext) -> Iterator[Lesson]:
@@ -35,4 +33,4 @@ def lessons(rollouts: Iterable[Rollout], signatures: Mapping[str, Any], context:
             outputs = {name: labels.get(name) for name in signature.output_fields}
             if all(value is not None for value in outputs.values()):
                 inputs = {name: step.inputs.get(name) for name in signature.input_fields}
-                yield Lesson(step.predictor, {**inputs, **outputs}, rollout.example)
+                yield Lesson(step.predictor, {**inputs, **outputs})

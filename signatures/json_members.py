@@ -57,7 +57,7 @@ class ClosedSet(NamedTuple):
 
     def label(self, value: Any) -> str:
         """The option's text in a value of the output. Raises `ConstraintError` for one that is none."""
-        return member_text(self.whole.render(value), self.path) if self.path else self.whole.render(value)
+        return member_text(self.whole.render(value), self.path)
 
 
 def closed_sets(constraints: Mapping[str, Constraint]) -> list[ClosedSet]:
@@ -71,7 +71,9 @@ def closed_sets(constraints: Mapping[str, Constraint]) -> list[ClosedSet]:
 
 
 def member_text(text: str, path: Sequence[str]) -> str:
-    """The JSON of a member in an object's."""
+    """The JSON of a member in an object's; without a path, the text itself, which need not be JSON."""
+    if not path:
+        return text
     found = json.loads(text)
     for key in path:
         found = found[key]

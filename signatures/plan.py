@@ -82,7 +82,7 @@ class Decode:
 
     def text_of(self, value: Any) -> str:
         """The text of a value of the field, or of the member of it that the step writes."""
-        return self.constraint.render(value) if self.whole is None else member_text(self.whole.render(value), self.path)
+        return member_text((self.whole or self.constraint).render(value), self.path)
 
 
 Part = Text | Slot | Decode

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..optimizers.budget import Spending
-from ..optimizers.candidate import Candidate
+from ..optimizers.candidate import Candidate, asked_signature
 from ..optimizers.context import Outcome, PassResult
 from ..signatures.bridge import Example, Module
 from ..signatures.layout import lower
@@ -151,7 +151,7 @@ def make_prompts(before: Module, after: Module) -> tuple[Prompt, ...]:
 
 def prompt_text(predictor: Any) -> str:
     """A predictor's plan as text; of demonstrations that are chosen per input, as many as a call shows."""
-    signature = getattr(predictor, "effective_signature", predictor.signature)
+    signature = asked_signature(predictor)
     return str(lower(signature, list(predictor.demos)[: getattr(predictor.demos, "count_per_input", None)]))
 
 

@@ -11,6 +11,7 @@ from ..backends.export.model_export import Progress
 from ..backends.lm import LM
 from ..backends.models import ModelSource, resolve
 from ..errors import ArtifactError
+from ..optimizers.candidate import asked_signature
 from ..optimizers.nearest import NearestDemonstrations
 from ..signatures.bridge import Module
 from ..signatures.layout import lower
@@ -126,7 +127,7 @@ def _conversation(program: Module | None) -> tuple[Conversation, tuple[str, ...]
     if isinstance(demos, NearestDemonstrations):
         lost.append(f"predictor {name!r}: demonstrations chosen per input")
         demos = []
-    plan = lower(getattr(predictor, "effective_signature", predictor.signature), demos)
+    plan = lower(asked_signature(predictor), demos)
     first, *turns = plan.turns[:-2]
     shown = [(turn.role, turn.text) for turn in turns]
     return Conversation(first.text, shown, (f'Ask with: "{_asked(plan)}"',)), tuple(lost)

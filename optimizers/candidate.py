@@ -128,6 +128,11 @@ def _copied(program: Module) -> Module:
         return own_copy(program)
 
 
+def asked_signature(predictor: Any) -> Any:
+    """What a call of the predictor runs."""
+    return getattr(predictor, "effective_signature", predictor.signature)
+
+
 def current_state(predictor: Any) -> PredictorState:
     """Read the state a predictor is in (`predictor`: a dspy.Predict)."""
     demos = predictor.demos

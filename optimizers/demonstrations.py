@@ -8,11 +8,10 @@ from typing import Any
 
 from ..signatures.bridge import Example, Module
 from ..signatures.layout import is_complete
-from .candidate import Candidate, Demonstration, PredictorState
+from .candidate import Candidate, Demonstration, PredictorState, asked_signature
 from .context import EvaluationContext, Forecast, PassResult, Rollout
 from .racing import race
 from .taught import lessons
-from .tuning import asked_signature
 
 COUNTS = (4, 8)
 """Demonstrations per call that are tried."""

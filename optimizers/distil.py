@@ -15,11 +15,11 @@ from ..signatures.bridge import Example, Module
 from ..signatures.fieldset import special_fields
 from ..signatures.layout import lower
 from .budget import OutOfBudget
-from .candidate import Candidate, PredictorState
+from .candidate import Candidate, PredictorState, asked_signature
 from .context import EvaluationContext, Forecast, PassResult, Standing
 from .racing import measure, race
 from .taught import lessons
-from .tuning import FAILURES, asked_signature, kept, untested, with_adapter
+from .tuning import FAILURES, kept, untested, with_adapter
 from .weights.lora import Lora
 from .weights.row import Row
 from .weights.rows import RowWriter, distinct_rows

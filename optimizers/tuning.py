@@ -15,7 +15,7 @@ from ..signatures.bridge import Example, Module, Prediction
 from ..signatures.executor import AdapterFolder
 from ..signatures.fieldset import constraints
 from ..signatures.layout import lower
-from .candidate import Candidate
+from .candidate import Candidate, asked_signature
 from .context import EvaluationContext, Standing
 from .weights.lora import Lora
 from .weights.pairs import Scored
@@ -49,11 +49,6 @@ def with_adapter(candidate: Candidate, folder: Path, name: str) -> Candidate:
     adapter = AdapterFolder(adapter_digest(folder), str(folder))
     states = {key: replace(state, adapter=adapter) for key, state in candidate.states.items()}
     return replace(candidate, name=name, states=states)
-
-
-def asked_signature(predictor: Any) -> Any:
-    """What a call of the predictor runs."""
-    return getattr(predictor, "effective_signature", predictor.signature)
 
 
 def kept(ahead: Sequence[Standing], trained: Candidate) -> Candidate:

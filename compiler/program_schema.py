@@ -69,6 +69,8 @@ def import_program(description: dict[str, Any]) -> Module:
 
 def check_same(expected: dict[str, Any], program: Module) -> None:
     """Raise `ArtifactError`, naming predictor and field, unless `program` has the shape that was saved."""
+    if not isinstance(program, Module):
+        raise ArtifactError(f"program={program!r} is not a module: pass an instance, as in program=MyProgram()")
     actual = describe(program)["predictors"]
     saved = expected["predictors"]
     if set(saved) != set(actual):

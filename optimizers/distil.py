@@ -5,49 +5,51 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from ..errors import ConstraintError, SignatureError, TrainingError
+from ..errors import TrainingError
 from ..signatures.bridge import Example, Module
-from ..signatures.fieldset import special_fields
-from ..signatures.layout import lower
 from .budget import OutOfBudget
-from .candidate import Candidate, PredictorState, asked_signature
+from .candidate import Candidate, PredictorState
 from .context import EvaluationContext, Forecast, PassResult, Standing
+from .distil_rows import labelled, training_rows
 from .racing import measure, race
-from .taught import lessons
 from .tuning import FAILURES, kept, untested, with_adapter
 from .weights.lora import Lora
 from .weights.row import Row
-from .weights.rows import RowWriter, distinct_rows
+from .weights.rows import distinct_rows
 from .weights.sft import SftRecord, SftSettings, train_sft
 from .weights.student import Precision, Student
 
-PASSING = 1.0
-"""Runs below this score teach nothing."""
 RECORD = "record.json"
 
 
 @dataclass(frozen=True)
 class Distil:
-    """Trains one adapter for all predictors: on the labels, where the data has a predictor's outputs (what other steps feed
-    it is taken from runs), else on runs of the best program so far (of the teacher, if there is one) that the metric finds
-    right. Raises nothing: where training cannot
-    be done or fails, a note says why, and what was the best stays. Where the budget ends a training, the best of its
-    finished epochs counts; the same compile with more of it goes on from there.
+    """Trains on the labels, where the data has a predictor's outputs (what other steps feed it is taken from runs), else on
+    runs of the best program so far (of the teacher, if there is one) that the metric finds right. Raises nothing: where
+    training cannot be done or fails, a note says why, and what was the best stays. Where the budget ends a training, the
+    best of its finished epochs counts; the same compile with more of it goes on from there.
 
+    adapters: "shared", one for all predictors, or "each", one of its own for every predictor, trained one after another:
+    where tasks are unlike each other and rows are many; a predictor that has too few rows stays as it is.
     held_out: examples to be tested on later. Train examples with their inputs are not trained on; those of dev never are.
     """
 
     lora: Lora = field(default_factory=Lora)
     settings: SftSettings = field(default_factory=SftSettings)
     precision: Precision = "bf16"
+    adapters: Literal["shared", "each"] = "shared"
     held_out: Sequence[Example] = ()
 
     name = "distil"
+
+    def __post_init__(self) -> None:
+        if self.adapters not in ("shared", "each"):
+            raise TrainingError(f"adapters={self.adapters!r}: give 'shared' or 'each'")
 
     def run(self, program: Module, baseline: Candidate, context: EvaluationContext) -> PassResult:
         """Train, and keep the adapter if it does better on dev, or as well with a shorter prompt."""
@@ -59,41 +61,72 @@ class Distil:
     def forecast(self, program: Module, baseline: Candidate, context: EvaluationContext) -> Forecast:
         """An evaluation after each epoch. The time of training is not in it."""
         bare = _bare(program, baseline)
-        runs = 0 if _labelled(bare.apply(program), context) else len(context.train)
+        runs = 0 if labelled(bare.apply(program), context) else len(context.train)
         return Forecast((bare,), (bare,) * self.settings.epochs, rollouts=runs)
 
     def _run(self, program: Module, baseline: Candidate, context: EvaluationContext) -> PassResult:
-        from ..backends.engine import release_team
-
         lm = context.lm
         if getattr(lm, "local", None) is None:
             raise TrainingError(f"{lm.model} is not a local model: weights are trained for still.LM only")
-        bare = _bare(program, baseline)
         context.report("writing rows")
-        rows, notes = _rows(program, baseline, bare, context, untested(context, self.held_out))
+        indices = untested(context, self.held_out)
+        rows, notes = training_rows(program, baseline, _bare(program, baseline), context, indices)
+        best, standings, told, failed = baseline, [], list(notes), None
+        for predictor, part in self._parts(rows):
+            try:
+                best, tried, note = self._taught(program, best, predictor, part, context)
+            except TrainingError as error:
+                if self.adapters == "shared":
+                    raise
+                failed = error
+                told.append(f"distil: {predictor}: {error}; it stays as it was")
+            except OutOfBudget:
+                if best is baseline:
+                    raise
+                told.append(f"distil: the budget ended it before {predictor} had an epoch; it stays as it was")
+                break
+            else:
+                standings += tried
+                told.append(note)
+        if best is baseline:
+            raise failed or TrainingError("no run was right and no label is known: there is nothing to train on")
+        ahead = race(program, [baseline, best], context)
+        return PassResult(kept(ahead, best), (*ahead, *standings), (*told, _compared(ahead)))
+
+    def _parts(self, rows: Sequence[Row]) -> list[tuple[str | None, list[Row]]]:
+        """What is trained apart from each other; None is all predictors together."""
+        if self.adapters == "shared":
+            return [(None, distinct_rows(rows))]
+        names = dict.fromkeys(row.predictor for row in rows)
+        return [(name, distinct_rows(row for row in rows if row.predictor == name)) for name in names]
+
+    def _taught(
+        self, program: Module, before: Candidate, predictor: str | None, rows: Sequence[Row], context: EvaluationContext
+    ) -> tuple[Candidate, list[Standing], str]:  # fmt: skip
+        """`before` with one adapter more: the candidate, what was measured on the way, and what to say."""
+        from ..backends.engine import release_team
+
+        bare = _bare(program, before, predictor)
         standings: list[Standing] = []
+        label = "distilled" if predictor is None else f"distilled {predictor}"
 
         def tried(folder: Path) -> float:
             release_team()
-            candidate = with_adapter(bare, folder, f"distilled {folder.name}")
+            candidate = with_adapter(bare, folder, f"{label} {folder.name}", predictor)
             standings.append(measure(program, candidate, context))
             return standings[-1].mean
 
-        folder = context.folder / self._key(lm.digest, rows)[:16]
+        folder = context.folder / self._key(context.lm.digest, bare, rows)[:16]
         try:
-            record = self._trained(lm.local.model, rows, folder, tried, context)
+            told = _told(self._trained(context.lm.local.model, rows, folder, tried, context), predictor)
         except OutOfBudget:
             if not standings:
                 raise
-            record = None
-        best = with_adapter(bare, folder / "best", "distilled")
-        ahead = race(program, [baseline, best], context)
-        broken_off = f"distil: the budget ended it after {len(standings)} epochs; the best of them counts"
-        notes = (*notes, broken_off if record is None else _told(record, ahead))
-        return PassResult(kept(ahead, best), (*ahead, *standings), notes)
+            told = f"distil: the budget ended it after {len(standings)} epochs; the best of them counts"
+        return with_adapter(bare, folder / "best", "distilled", predictor), standings, told
 
     def _trained(
-        self, model: str, rows: Sequence[Row], folder: Path, tried: Any, context: EvaluationContext
+        self, model: str, rows: Sequence[Row], folder: Path, tried: Callable[[Path], float], context: EvaluationContext
     ) -> SftRecord:  # fmt: skip
         """The record of a training, which is not repeated where it was finished before."""
         try:
@@ -111,89 +144,51 @@ class Distil:
         (folder / RECORD).write_text(json.dumps(told), "utf-8")
         return record
 
-    def _key(self, model: str, rows: Sequence[Row]) -> str:
-        parts = [model, self.lora, self.settings, self.precision, list(rows)]
+    def _key(self, model: str, bare: Candidate, rows: Sequence[Row]) -> str:
+        # The candidate too: which epoch is the best depends on what the other predictors answer.
+        parts = [model, self.lora, self.settings, self.precision, bare.digest, list(rows)]
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
-def _bare(program: Module, baseline: Candidate) -> Candidate:
-    """What the student is asked: no demonstrations, no instructions, outputs not described, no reasoning."""
-    states = {}
+def _bare(program: Module, baseline: Candidate, only: str | None = None) -> Candidate:
+    """What the student is asked: no demonstrations, no instructions, outputs not described, no reasoning.
+
+    only: the one predictor that is asked so, while the others stay as they are in `baseline`.
+    """
+    states, asked = dict(baseline.states), []
     for name, predictor in program.named_predictors():
+        if only not in (None, name):
+            continue
         outputs = predictor.signature.output_fields
         fields: dict[str, dict[str, Any]] = {output: {"describe": False} for output in outputs}
         if "reasoning" in outputs and len(outputs) > 1:
             fields["reasoning"]["written"] = False
         states[name] = PredictorState(instructions="", fields=fields)
-    knobs = {path: value for path, value in baseline.knobs.items() if path.split(".")[-1] not in ("reasoning", "samples")}
+        asked.append(name)
+    knobs = {path: value for path, value in baseline.knobs.items() if not _writes_more(path, asked)}
     return Candidate("bare", Distil.name, states, knobs)
 
 
-def _labelled(program: Module, context: EvaluationContext) -> bool:
-    """Whether the data says what the program's only predictor is given, and what it should answer."""
-    predictors = program.named_predictors()
-    if len(predictors) != 1 or not context.train:
-        return False
-    signature = asked_signature(predictors[0][1])
-    given = set(context.train[0].keys())
-    return set(signature.output_fields) <= given - context.input_fields and set(signature.input_fields) <= given
+def _writes_more(path: str, predictors: Sequence[str]) -> bool:
+    """Whether it is the knob of one of these predictors, or of a module around it, by which an answer gets longer."""
+    owner, _, knob = path.rpartition(".")
+    around = any(name.removeprefix("self") == owner or name.startswith(f"{owner}.") for name in predictors)
+    return around and knob in ("reasoning", "samples")
 
 
-def _rows(
-    program: Module, baseline: Candidate, bare: Candidate, context: EvaluationContext, indices: Sequence[int]
-) -> tuple[list[Row], tuple[str, ...]]:  # fmt: skip
-    variant = bare.apply(program)
-    for name, predictor in variant.named_predictors():
-        if special := special_fields(asked_signature(predictor)):
-            raise TrainingError(f"predictor {name!r}: fields {sorted(special)} are of dspy's own types, which have no plan")
-    local = context.lm.local
-    writer = RowWriter(local.engine, local.prompter)
-    notes = _leaks(len(context.train) - len(indices))
-    calls = (
-        ((variant.named_predictors()[0][0], context.train[i], context.train[i], str(i)) for i in indices)
-        if _labelled(variant, context)
-        else _calls(program, baseline, variant, context, indices)
-    )
-    rows = []
-    plans = {name: lower(asked_signature(predictor)) for name, predictor in variant.named_predictors()}
-    for name, inputs, values, key in calls:
-        plan = plans[name]
-        asked = {field: inputs.get(field) for field in plan.slots}
-        try:
-            rows.append(writer.write(plan, asked, values, predictor=name, key=key))
-        except (ConstraintError, SignatureError, KeyError):
-            continue  # an example without a label, or with one that is none of the options
-    return distinct_rows(rows), notes
-
-
-def _calls(
-    program: Module, baseline: Candidate, variant: Module, context: EvaluationContext, indices: Sequence[int]
-) -> Iterator[tuple[str, Any, Any, str]]:  # fmt: skip
-    """Predictor, inputs and outputs of the calls in runs on train examples: those that labels teach, with the labels, and
-    of a run that the metric finds right, the others too."""
-    signatures = {name: asked_signature(predictor) for name, predictor in variant.named_predictors()}
-    for i, rollout in zip(indices, context.rollouts(program, baseline, indices), strict=False):
-        taught = {lesson.predictor: lesson.values for lesson in lessons([rollout], signatures, context)}
-        yield from ((name, values, values, str(i)) for name, values in taught.items())
-        if rollout.score >= PASSING:
-            rest = (step for step in rollout.trace if step.outputs and step.predictor not in taught)
-            yield from ((step.predictor, step.inputs, step.outputs, str(i)) for step in rest)
-
-
-def _leaks(count: int) -> tuple[str, ...]:
-    told = f"distil: {count} train examples have the inputs of a dev example or of one held out, and were not trained on"
-    return (told,) if count else ()
-
-
-def _told(record: SftRecord, ahead: Sequence[Standing]) -> str:
-    prompts = ", ".join(f"{s.candidate.name} {_mean(o.prompt_tokens for o in s.outcomes):.0f}" for s in ahead)
-    waited = ", ".join(f"{s.candidate.name} {_mean(o.seconds for o in s.outcomes):.2f}" for s in ahead)
+def _told(record: SftRecord, predictor: str | None) -> str:
     scores = ", ".join(f"{score:.3f}" for score in record.scores)
     return (
-        f"distil: {record.rows} rows, {len(record.losses)} steps, {record.tokens:,} tokens in {record.seconds:.0f} s "
-        f"({record.tokens_per_second:.0f} tokens/s, {record.memory / 1e9:.1f} GB at most); "
-        f"on dev after each epoch {scores}; prompt tokens an example: {prompts}; seconds to an answer, with others: {waited}"
+        f"distil: {'' if predictor is None else predictor + ': '}{record.rows} rows, {len(record.losses)} steps, "
+        f"{record.tokens:,} tokens in {record.seconds:.0f} s ({record.tokens_per_second:.0f} tokens/s, "
+        f"{record.memory / 1e9:.1f} GB at most); on dev after each epoch {scores}"
     )
+
+
+def _compared(ahead: Sequence[Standing]) -> str:
+    prompts = ", ".join(f"{s.candidate.name} {_mean(o.prompt_tokens for o in s.outcomes):.0f}" for s in ahead)
+    waited = ", ".join(f"{s.candidate.name} {_mean(o.seconds for o in s.outcomes):.2f}" for s in ahead)
+    return f"distil: prompt tokens an example: {prompts}; seconds to an answer, with others: {waited}"
 
 
 def _mean(values: Iterable[float]) -> float:

@@ -42,12 +42,15 @@ def inputs_key(example: Example, context: EvaluationContext) -> str:
     return json.dumps(to_jsonable_python(values, fallback=repr), sort_keys=True)
 
 
-def with_adapter(candidate: Candidate, folder: Path, name: str) -> Candidate:
-    """The candidate with all its predictors answering with the adapter in a PEFT folder."""
+def with_adapter(candidate: Candidate, folder: Path, name: str, predictor: str | None = None) -> Candidate:
+    """The candidate with all its predictors, or only the one named, answering with the adapter in a PEFT folder."""
     from ..backends.models import adapter_digest
 
     adapter = AdapterFolder(adapter_digest(folder), str(folder))
-    states = {key: replace(state, adapter=adapter) for key, state in candidate.states.items()}
+    states = {
+        key: replace(state, adapter=adapter) if predictor in (None, key) else state
+        for key, state in candidate.states.items()
+    }
     return replace(candidate, name=name, states=states)
 
 

@@ -172,6 +172,67 @@ def test_runs_that_pass_teach_every_predictor_and_reasoning_is_dropped(lm, tmp_p
     assert list(asked.output_fields) == ["kind"]
 
 
+class Parity(still.Signature):
+    """Say whether the second of the two digits is odd or even."""
+
+    digits: str = still.Input()
+    parity: Literal["odd", "even"] = still.Output()
+
+
+class BothDigits(still.Module):
+    """Two predictors that look at the same input, for labels of their own."""
+
+    def __init__(self):
+        super().__init__()
+        self.size = still.Predict(Size)
+        self.parity = still.Predict(Parity)
+
+    def forward(self, digits):
+        return still.Prediction(kind=self.size(digits=digits).kind, parity=self.parity(digits=digits).parity)
+
+
+def with_parity(dataset):
+    rows = [{**example, "parity": ["even", "odd"][int(example["digits"][-1]) % 2]} for example in dataset]
+    return still.Dataset(rows, inputs=["digits"])
+
+
+def test_each_predictor_has_an_adapter_of_its_own(lm, tmp_path):
+    train, dev = map(with_parity, data(0))
+    step = Distil(Lora(r=8, alpha=16), SftSettings(epochs=12, batch=8, learning_rate=1e-2), precision="fp32", adapters="each")
+    result = still.compile(
+        BothDigits(), train, dev, passes=[step], lm=lm, ledger=tmp_path / "ledger.duckdb", progress=False
+    )
+    assert result.report.winner == "distilled"
+    told = [note for note in result.report.notes if "70 rows" in note]
+    assert [note.split(":")[1].strip() for note in told] == ["size", "parity"]
+    adapters = {name: state.adapter.digest for name, state in result.winner.states.items()}
+    assert adapters["size"] != adapters["parity"]
+    loaded = still.load(result.save(tmp_path / "both.still"), program=BothDigits())
+    assert len(list((tmp_path / "both.still" / "adapters").iterdir())) == 2
+    for example in list(dev)[:8]:
+        assert loaded(digits=example["digits"]).toDict() == result.program(digits=example["digits"]).toDict()
+
+
+class FourParities(BothDigits):
+    """Its second predictor is asked four different things at most."""
+
+    def forward(self, digits):
+        digit = str(int(digits[-1]) % 4)
+        return still.Prediction(kind=self.size(digits=digits).kind, parity=self.parity(digits=digit).parity)
+
+
+def test_a_predictor_with_too_few_rows_stays_as_it_is(lm, tmp_path):
+    train, dev = map(with_parity, data(0))
+    step = Distil(Lora(r=4), SftSettings(epochs=1), precision="fp32", adapters="each")
+    result = still.compile(
+        FourParities(), train, dev, passes=[step], lm=lm, ledger=tmp_path / "ledger.duckdb", progress=False
+    )
+    told = [note for note in result.report.notes if note.startswith("distil: parity: ")]
+    assert len(told) == 1 and "4 rows to train on" in told[0] and "it stays as it was" in told[0]
+    assert any("distil: size: 70 rows" in note for note in result.report.notes)
+    assert "distilled" in {row.name for row in result.report.rows}
+
+
 class Looked(still.Signature):
     """Say whether the noted digit is small or large."""
 

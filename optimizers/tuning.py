@@ -89,8 +89,7 @@ class Tuned:
     def labels(self, program: Module, context: EvaluationContext, indices: Sequence[int]) -> list[list[Scored]]:
         """For each train example its label as an answer, with what the metric says of it; none where there is no label, or
         one that the grammar does not let pass."""
-        (_, predictor), *_ = self.candidate.apply(program).named_predictors()
-        signature, local = asked_signature(predictor), context.lm.local
+        signature, local = self._asked(program), context.lm.local
         plan, writer = lower(signature), RowWriter(local.engine, local.prompter)
         found: list[list[Scored]] = []
         for example in (context.train[i] for i in indices):
@@ -108,8 +107,7 @@ class Tuned:
         """Prompts of train examples, with the metric as reward."""
         from .weights.reward import plan_task
 
-        (_, predictor), *_ = self.candidate.apply(program).named_predictors()
-        plan, prompter = lower(asked_signature(predictor)), context.lm.local.prompter
+        plan, prompter = lower(self._asked(program)), context.lm.local.prompter
         if fed := sorted(set(plan.slots) - context.input_fields):
             raise TrainingError(f"answers are sampled where a predictor's inputs are columns; {fed} come from other steps")
         made = []
@@ -122,3 +120,8 @@ class Tuned:
 
             made.append(plan_task(plan.bound(inputs), inputs, prompter, reward, key=str(i), predictor=self.predictor))
         return made
+
+    def _asked(self, program: Module) -> Any:
+        """The signature of a call."""
+        (_, predictor), *_ = self.candidate.apply(program).named_predictors()
+        return asked_signature(predictor)

@@ -198,7 +198,8 @@ def with_parity(dataset):
 
 def test_each_predictor_has_an_adapter_of_its_own(lm, tmp_path):
     train, dev = map(with_parity, data(0))
-    step = Distil(Lora(r=8, alpha=16), SftSettings(epochs=12, batch=8, learning_rate=1e-2), precision="fp32", adapters="each")
+    settings = SftSettings(epochs=12, batch=8, learning_rate=1e-2)
+    step = Distil(Lora(r=8, alpha=16), settings, precision="fp32", adapters="each")
     result = still.compile(
         BothDigits(), train, dev, passes=[step], lm=lm, ledger=tmp_path / "ledger.duckdb", progress=False
     )

@@ -61,7 +61,7 @@ class Prefer:
         parts = [tuned.adapter.digest, self, context.seed, [sorted(e.items(), key=str) for e in context.train]]
         folder = context.folder / hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
         told = self._trained(tuned, program, folder, context)
-        preferred = with_adapter(baseline, folder / "best", "preferred")
+        preferred = with_adapter(tuned.candidate, folder / "best", "preferred")
         ahead = race(program, [baseline, preferred], context)
         return PassResult(kept(ahead, preferred), tuple(ahead), (f"prefer: {told}",))
 

@@ -49,7 +49,7 @@ class Reinforce:
         parts = [tuned.adapter.digest, self, [sorted(e.items(), key=str) for e in context.train]]
         folder = context.folder / hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
         told = self._trained(tuned, program, folder, context)
-        reinforced = with_adapter(baseline, folder / "best", "reinforced")
+        reinforced = with_adapter(tuned.candidate, folder / "best", "reinforced")
         ahead = race(program, [baseline, reinforced], context)
         return PassResult(kept(ahead, reinforced), tuple(ahead), (f"reinforce: {told}",))
 

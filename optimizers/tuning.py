@@ -15,7 +15,7 @@ from ..signatures.bridge import Example, Module, Prediction
 from ..signatures.executor import AdapterFolder
 from ..signatures.fieldset import constraints
 from ..signatures.layout import lower
-from .candidate import Candidate, asked_signature
+from .candidate import Candidate, asked_signature, current_state
 from .context import EvaluationContext, Standing
 from .weights.lora import Lora
 from .weights.pairs import Scored
@@ -70,14 +70,21 @@ class Tuned:
 
     @classmethod
     def of(cls, candidate: Candidate, program: Module) -> Tuned:
-        """Raises `TrainingError` where there is nothing to go on from."""
-        names = [name for name, _ in program.named_predictors()]
+        """What was distilled in this compile, or else the weights that the program came with.
+
+        Raises `TrainingError` where there is nothing to go on from.
+        """
+        predictors = dict(program.named_predictors())
+        if not any(state.adapter for state in candidate.states.values()):
+            came = {name: state for name in predictors if (state := current_state(predictors[name])).adapter is not None}
+            candidate = replace(candidate, states={**candidate.states, **came})
         adapters = {name: state.adapter for name, state in candidate.states.items() if state.adapter is not None}
         if not adapters:
             raise TrainingError("nothing was distilled that it could go on from")
-        if len(names) != 1:
-            raise TrainingError(f"answers are sampled for programs of one predictor, this one has {len(names)}")
-        return cls(candidate, names[0], adapters[names[0]])
+        if len(predictors) != 1:
+            raise TrainingError(f"answers are sampled for programs of one predictor, this one has {len(predictors)}")
+        ((name, adapter),) = adapters.items()
+        return cls(candidate, name, adapter)
 
     def student(self, model: str, seed: int, precision: Precision) -> Student:
         """A student at the adapter as it is."""

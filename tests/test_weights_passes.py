@@ -62,6 +62,24 @@ def rendered(result):
     return page(shown(still.Predict(Size)), shown(result.program))
 
 
+def test_a_pass_goes_on_from_the_weights_that_a_program_came_with(lm, tmp_path):
+    """A second compile, on examples of which only the metric knows what is right: they have no label to distil."""
+    begun = compiled(lm, tmp_path, BEGUN)
+    train, dev = (still.Dataset([{"digits": e["digits"]} for e in each], inputs=["digits"]) for each in data(0))
+
+    def right(example, answer):
+        return answer.kind == ("small" if int(example["digits"][0]) < 5 else "large")
+
+    result = still.compile(
+        still.load(begun.save(tmp_path / "begun.still")), train, dev, right, passes=[PREFER], lm=lm,
+        ledger=tmp_path / "ledger.duckdb", progress=False,
+    )  # fmt: skip
+    rows = {each.name: each for each in result.report.rows}
+    assert result.report.winner == "preferred", result.report.notes
+    assert rows["preferred"].score > rows["baseline"].score + 0.05
+    assert rows["baseline"].score == next(row.score for row in begun.report.rows if row.name == "distilled")
+
+
 def test_sampled_answers_count_against_the_budget(lm, tmp_path):
     """Enough for what is distilled and ten calls more: sampling ends after its first batch, 6 answers to 50 examples."""
     train, dev = data(0)

@@ -10,8 +10,8 @@
 wall time of training steps, `compile_seconds` of all of the compile. O3 here is the pass `distil` alone, on all train rows
 (with labels it does not need what O2 found); O2 chooses among 100 train and 100 dev rows, as in compile.py. Case throughput:
 tokens a second of LoRA training on trec's rows, prompts included, beside trl's SFTTrainer with the same adapter, batch
-size and number format. Cases NAME_preferred: what DPO and GRPO add to SFT. `others` is the share of the machine's
-processors that other programs took.
+size and number format. Cases NAME_preferred: what DPO and GRPO add to SFT (see `weights_preferences.py`). `others` is the
+share of the machine's processors that other programs took.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from typing import Any
 from cells import cached, command_line, measure, print_metric, watched
 from compile_sets import is_there
 from typed_systems import version_of
-from weights_preferences import PREFERENCES, SIZES
+from weights_preferences import PREFERENCES
+from weights_preferences import SETS as PREFERRED
 from weights_sets import SETS, task_of
 from weights_speed import SPEEDS
 
@@ -107,7 +108,7 @@ def _cells(options: argparse.Namespace) -> list[tuple[str, str]]:
         if case == "throughput":
             found += [(case, system) for system in SPEEDS]
         elif case == "preferences":
-            found += [(f"{name}_preferred", system) for name in SIZES if is_there(name) for system in PREFERENCES]
+            found += [(f"{name}_preferred", system) for name in PREFERRED if is_there(name) for system in PREFERENCES]
         elif is_there(case):
             found += [(case, system) for system in systems]
         else:

@@ -26,18 +26,20 @@ MIN_PAIRS = 8
 
 @dataclass(frozen=True)
 class Prefer:
-    """Direct preference optimization from where `distil` ended: the engine samples answers to train examples with the
-    adapter, the metric ranks them, and the example's own label if it has one (as in self-play fine-tuning, Chen, Deng, Yuan,
-    Ji and Gu, 2024), and pairs of a better and a worse one are learned. Kept only if dev says so; where there is nothing to
-    prefer, or training fails, a note says why.
+    """Direct preference optimization from where `distil` ended, or from the weights that the program came with: the engine
+    samples answers to train examples with the adapter, the metric ranks them, and the example's own label if it has one (as
+    in self-play fine-tuning, Chen, Deng, Yuan, Ji and Gu, 2024), and pairs of a better and a worse one are learned. Kept
+    only if dev says so; where there is nothing to prefer, or training fails, a note says why.
 
     examples: at most so many are sampled from. samples: answers to each, at `temperature`. margin: least difference of
     scores in a pair. held_out: examples to be tested on later; none with the inputs of theirs or of dev's are sampled from.
     """
 
-    settings: DpoSettings = field(default_factory=lambda: DpoSettings(loss={"sigmoid": 1.0, "sft": 0.2}))
+    settings: DpoSettings = field(
+        default_factory=lambda: DpoSettings(loss={"sigmoid": 1.0, "sft": 1.0}, beta=0.3, epochs=2, batch=16)
+    )
     examples: int = 600
-    samples: int = 6
+    samples: int = 8
     temperature: float = 1.0
     margin: float = 0.1
     precision: Precision = "bf16"

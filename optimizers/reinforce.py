@@ -22,8 +22,9 @@ RECORD = "record.json"
 
 @dataclass(frozen=True)
 class Reinforce:
-    """Group-relative policy optimization from where an earlier weight pass ended. Kept only if dev says so. Not part of a
-    level: it samples in every step, which takes longer than `prefer`; for metrics that know more than right and wrong.
+    """Group-relative policy optimization from where an earlier weight pass ended, or from the weights that the program came
+    with. Kept only if dev says so. Not part of a level: it samples in every step, which takes longer than `prefer`; for
+    metrics that know more than right and wrong.
     held_out: examples to be tested on later; none with the inputs of theirs or of dev's are sampled from.
     """
 

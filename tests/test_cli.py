@@ -166,11 +166,11 @@ def test_a_file_without_the_programs_inputs_is_refused(tmp_path):
 
 @pytest.mark.model
 def test_the_demo_on_a_few_rows_prints_what_it_promises(tmp_path, monkeypatch, capsys):
-    """The whole demo, on 60 of its messages: baseline, compiled, artifact, and answers from a second process."""
+    """The whole demo, on 40 of its messages: baseline, compiled, artifact, and answers from a second process."""
     from still.programs import helpdesk
 
     small = tmp_path / "small.csv"
-    rows = still.Dataset.read(helpdesk.DATA, inputs=["message"]).sample(60, seed=1)
+    rows = still.Dataset.read(helpdesk.DATA, inputs=["message"]).sample(40, seed=1)
     small.write_text("message,team,urgency,order_id\n")
     with small.open("a", newline="") as file:
         import csv
@@ -180,6 +180,6 @@ def test_the_demo_on_a_few_rows_prints_what_it_promises(tmp_path, monkeypatch, c
     summary = helpdesk.run_demo(tmp_path / "out")
     assert set(summary) == {"baseline", "compiled", "test_size", "seconds", "artifact"}
     assert set(summary["baseline"]) == set(summary["compiled"]) == {"team", "urgency", "order_id"}
-    assert summary["test_size"] == 18
+    assert summary["test_size"] == 12
     printed = capsys.readouterr().out
     assert printed.count('"team"') == 3, "three new messages are answered"

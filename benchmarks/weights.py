@@ -10,8 +10,8 @@
 wall time of training steps, `compile_seconds` of all of the compile. O3 here is the pass `distil` alone, on all train rows
 (with labels it does not need what O2 found); O2 chooses among 100 train and 100 dev rows, as in compile.py. Case throughput:
 tokens a second of LoRA training on trec's rows, prompts included, beside trl's SFTTrainer with the same adapter, batch
-size and number format. Cases NAME_preferred: what DPO and GRPO add to SFT (see `weights_preferences.py`). `others` is the
-share of the machine's processors that other programs took.
+size and number format. Cases NAME_preferred: what DPO and GRPO add to SFT (see `weights_preferences.py`).
+Case settings: what the defaults were chosen by. `others` is the share of the machine's processors that other programs took.
 """
 
 from __future__ import annotations
@@ -28,10 +28,11 @@ from typed_systems import version_of
 from weights_preferences import PREFERENCES
 from weights_preferences import SETS as PREFERRED
 from weights_sets import SETS, task_of
+from weights_settings import SETTINGS
 from weights_speed import SPEEDS
 
 SYSTEMS = ("still_O0", "still_O2", "still_O3")
-ALL = (*SETS, "throughput", "preferences")
+ALL = (*SETS, "throughput", "preferences", "settings")
 TIMEOUT = 3 * 3600
 O2_ROWS = 100
 
@@ -40,6 +41,8 @@ def run_cell(case: str, system: str) -> dict[str, Any]:
     """Measure one cell."""
     if case == "throughput":
         return SPEEDS[system]()
+    if case == "settings":
+        return SETTINGS[system]()
     if system in PREFERENCES:
         return PREFERENCES[system](case.removesuffix("_preferred"))
     import still
@@ -93,7 +96,7 @@ def main() -> None:
         if row is not None:
             rows.append(row)
             print(case, system, row["metrics"], flush=True)
-    for metric in ("test", "prompt_tokens", "train_seconds", "tokens_per_second", "sft", "after", "p"):
+    for metric in ("test", "prompt_tokens", "train_seconds", "tokens_per_second", "sft", "after", "p", "dev"):
         having = [row for row in rows if metric in row["metrics"]]
         if having:
             print_metric(having, metric)
@@ -107,6 +110,8 @@ def _cells(options: argparse.Namespace) -> list[tuple[str, str]]:
     for case in sets:
         if case == "throughput":
             found += [(case, system) for system in SPEEDS]
+        elif case == "settings":
+            found += [(case, system) for system in SETTINGS]
         elif case == "preferences":
             found += [(f"{name}_preferred", system) for name in PREFERRED if is_there(name) for system in PREFERENCES]
         elif is_there(case):

@@ -1,4 +1,4 @@
-"""What the defaults of LoRA and SFT were chosen by: one changed at a time, 600 of trec's rows, 300 to choose by, none to test.
+"""What the defaults of LoRA and SFT were chosen by: one changed at a time, 600 of trec's rows, 300 to choose by.
 
 Each system is a setting; `default` changes nothing. `dev` is the best epoch's score, as training keeps it.
 """

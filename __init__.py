@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from .signatures.module import Module
     from .signatures.passage import Passage
     from .signatures.predict import ChainOfThought, Predict
+    from .signatures.quoted import Quoted
     from .signatures.remote import RemoteBackend
     from .signatures.signature import Input, Output, Signature
 
@@ -100,6 +101,7 @@ _LAZY = {
     "MultiHop": "backends.retrieval.multihop",
     "Pack": "backends.retrieval.pack",
     "Passage": "signatures.passage",
+    "Quoted": "signatures.quoted",
     "Retrieve": "backends.retrieval.retrieve",
     "Rewrite": "backends.retrieval.rewrite",
     "mrr": "compiler.ranked",
@@ -132,6 +134,7 @@ __all__ = [
     "Passage",
     "Predict",
     "Prediction",
+    "Quoted",
     "Retrieve",
     "Rewrite",
     "Score",

@@ -10,8 +10,9 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
 from ..signatures.constraint import Constraint
+from ..signatures.quoted import KEY as QUOTED
 
-_LOOSE = frozenset({"title", "default", "discriminator", "uniqueItems"})
+_LOOSE = frozenset({"title", "default", "discriminator", "uniqueItems", QUOTED})
 """Keywords that strict modes refuse, and that say nothing of which values are right: a set drops repetitions when read."""
 _BOUNDS = frozenset(
     {

@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, RootModel, create_model
 
@@ -94,9 +94,10 @@ def slot_f1(found: Sequence[tuple[str, str]], expected: Sequence[tuple[str, str]
 
 
 @cache
-def snips_signature(bounded: bool = True) -> Any:
-    """bounded: with at most 8 slots, as part of the type (a model's): dspy neither checks nor sends a field's bounds."""
-    from still import Input, Output, Signature
+def snips_signature(bounded: bool = True, quoted: bool = False) -> Any:
+    """bounded: with at most 8 slots, as part of the type (a model's): dspy neither checks nor sends a field's bounds.
+    quoted: values are words of the command, which only Still can promise."""
+    from still import Input, Output, Quoted, Signature
 
     rows = [json.loads(line) for line in (DATA / "snips" / "train.jsonl").read_text("utf-8").splitlines()]
     intents = tuple(sorted({row["intent"] for row in rows}))
@@ -104,7 +105,7 @@ def snips_signature(bounded: bool = True) -> Any:
 
     class Slot(BaseModel):
         name: Literal[names]  # type: ignore[valid-type]
-        value: str = Field(min_length=1, max_length=60)
+        value: Annotated[(str, Field(min_length=1, max_length=60), *((Quoted("command"),) if quoted else ()))]
 
     class Few(RootModel[list[Slot]]):
         root: list[Slot] = Field(max_length=8)

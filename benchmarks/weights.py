@@ -70,7 +70,7 @@ def _compiled(program: Any, task: Any, system: str, lm: Any, ledger: Path) -> tu
     if system == "still_O2":
         few = [still.Dataset(list(rows)[:O2_ROWS], inputs=rows.inputs) for rows in (task.train, task.dev)]
         return still.compile(program, *few, task.metric, level="O2", lm=lm, ledger=ledger).program, {}
-    distil = Distil(settings=SftSettings(epochs=task.epochs))
+    distil = Distil(settings=SftSettings(epochs=task.epochs), held_out=task.test)
     result = still.compile(program, task.train, task.dev, task.metric, level="O3", passes=[distil], lm=lm, ledger=ledger)
     (record,) = [json.loads(file.read_text("utf-8")) for file in ledger.parent.glob(f"training/*/{RECORD}")]
     told = {"train_seconds": record["seconds"], "train_tokens": record["tokens"], "train_rows": record["rows"]}

@@ -13,6 +13,8 @@ from typing import Annotated, Any, Literal, Union
 from pydantic import ConfigDict, Field, create_model
 
 from ..errors import ArtifactError
+from ..signatures.quoted import KEY as QUOTED
+from ..signatures.quoted import Quoted
 
 _FORMATS: dict[str, type] = {
     "date": datetime.date,
@@ -57,7 +59,8 @@ class _Reader:
                 return Union[tuple(self.read(option) for option in schema[key])]  # noqa: UP007 - built from data
         bounds = {_BOUNDS[key]: value for key, value in schema.items() if key in _BOUNDS}
         kind = self._kind(schema)
-        return Annotated[kind, Field(**bounds)] if bounds else kind
+        metadata = [*([Field(**bounds)] if bounds else []), *([Quoted(schema[QUOTED])] if QUOTED in schema else [])]
+        return Annotated[(kind, *metadata)] if metadata else kind
 
     def _kind(self, schema: dict[str, Any]) -> Any:
         kind = schema.get("type")

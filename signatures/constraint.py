@@ -54,6 +54,16 @@ class Constraint(ABC):
     def max_tokens(self) -> int:
         """Enough tokens for any text the grammar accepts, or a budget where that is unbounded."""
 
+    @property
+    def quoted(self) -> frozenset[str]:
+        """Names of the inputs that the value has to be copied from."""
+        return frozenset()
+
+    @property
+    def context(self) -> dict[str, str]:
+        """What pydantic's validators are told: texts of the inputs that are quoted, where this is of one call."""
+        return {}
+
     def bound(self, inputs: Mapping[str, Any]) -> Constraint:
         """The constraint of one call, where what a value may be depends on the inputs."""
         return self
@@ -68,7 +78,7 @@ class Constraint(ABC):
         Raises `ConstraintError` naming field, value and expectation.
         """
         try:
-            return self._adapter.validate_python(value)
+            return self._adapter.validate_python(value, context=self.context)
         except ValidationError as error:
             raise self._refuse(repr(value), _first(error)) from None
         except Exception as error:  # a validator of the user's: pydantic lets all but ValueError and AssertionError pass

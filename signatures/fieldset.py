@@ -28,7 +28,12 @@ def constraints(signature: Any) -> dict[str, Constraint]:
     if not outputs:
         raise SignatureError(f"signature {signature.__name__} has no output field: declare one with still.Output()")
     last = next(reversed(outputs))
-    return {name: lower_type(field.annotation, field.metadata, name, last=name == last) for name, field in outputs.items()}
+    found = {name: lower_type(field.annotation, field.metadata, name, last=name == last) for name, field in outputs.items()}
+    for name, constraint in found.items():
+        if missing := sorted(constraint.quoted - set(signature.input_fields)):
+            known = ", ".join(signature.input_fields) or "none"
+            raise SignatureError(f"output {name!r} quotes {missing[0]!r}, which is no input; the inputs are: {known}")
+    return found
 
 
 @lru_cache(maxsize=1024)

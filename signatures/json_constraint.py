@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 from pydantic_core import SchemaSerializer
 
 from .constraint import Constraint
+from .quoted import quoted_inputs, quoted_text, with_quotes
 
 _SPACING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": ", "coerce_one_of": True}
 _FIELDS = frozenset({"model-field", "dataclass-field", "typed-dict-field"})
@@ -22,14 +23,32 @@ _OPAQUE = frozenset({"metadata", "cls", "default", "members", "expected", "confi
 
 @dataclass(frozen=True)
 class JsonConstraint(Constraint):
-    """A value as JSON on one line, spaced as `json.dumps` does. schema: the JSON schema, as text, for decoding."""
+    """A value as JSON on one line, spaced as `json.dumps` does. schema: the JSON schema, as text, for decoding. sources: the
+    texts that it quotes, by input, where it is of one call."""
 
     schema: str
     description: str
+    sources: tuple[tuple[str, str], ...] = ()
 
     @property
     def max_tokens(self) -> int:
         return 1024
+
+    @cached_property
+    def quoted(self) -> frozenset[str]:
+        return frozenset(quoted_inputs(json.loads(self.schema)))
+
+    @property
+    def context(self) -> dict[str, str]:
+        return dict(self.sources)
+
+    def bound(self, inputs: Mapping[str, Any]) -> Constraint:
+        """Strings that are quoted are limited to the words of this call's inputs."""
+        if not self.quoted:
+            return self
+        sources = {name: quoted_text(inputs, name, self.field) for name in sorted(self.quoted)}
+        limited = with_quotes(json.loads(self.schema), sources)
+        return replace(self, schema=json.dumps(limited), sources=tuple(sources.items()))
 
     def rules(self, name: str) -> str:
         return f"{name}: %json {json.dumps({'x-guidance': _SPACING, **json.loads(self.schema)})}\n"
@@ -47,7 +66,7 @@ class JsonConstraint(Constraint):
 
     def _read(self, text: str) -> Any:
         # Validated from JSON, not from the loaded data: JSON has no tuples, sets or dates, and pydantic knows it.
-        return self._adapter.validate_json(text)
+        return self._adapter.validate_json(text, context=self.context)
 
     @cached_property
     def _writer(self) -> SchemaSerializer:

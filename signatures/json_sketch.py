@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from .number import describe_number
+from .quoted import KEY
 
 
 def sketch(schema: dict[str, Any]) -> str:
@@ -37,6 +38,8 @@ class _Sketcher:
         if kind in ("integer", "number"):
             return describe_number(schema)
         if kind == "string":
+            if KEY in schema:
+                return f"words copied from {schema[KEY]}"
             if "pattern" in schema and "description" not in schema:
                 return f"text that matches {schema['pattern'].removeprefix('^(?:').removesuffix(')$')}"
             return str(schema.get("description") or schema.get("format") or "text")

@@ -28,6 +28,7 @@ from .json_sketch import sketch
 from .least import MOST_REQUIRED, MOST_TEXT, shortest
 from .number import NumberConstraint, describe_number
 from .optional import NONE, OptionalConstraint
+from .quoted import KEY, Quoted
 from .schema_parts import without
 from .text import Form, TextConstraint
 
@@ -52,7 +53,8 @@ def lower_type(annotation: Any, metadata: Sequence[Any] = (), field: str = "valu
 
 def _lower(annotation: Any, metadata: tuple[Any, ...], field: str, last: bool) -> Constraint:
     annotation, inner = unwrap(annotation)
-    metadata = (*inner, *metadata)
+    # pydantic does not see a pattern that comes after a validator.
+    metadata = tuple(sorted((*inner, *metadata), key=lambda item: isinstance(item, Quoted)))
     declared: Any = Annotated[(annotation, *metadata)] if metadata else annotation
     members = _members(annotation)
     if members is not None:
@@ -159,8 +161,8 @@ def _text(declared: Any, field: str, last: bool) -> TextConstraint:
     schema = TypeAdapter(declared).json_schema()
     if "format" in schema:
         raise _unsupported(field, declared, f"no grammar knows its format {schema['format']}")
-    pattern = schema.get("pattern")
-    form: Form = "block" if last else "raw" if pattern is not None else "line"
+    pattern, quotes = schema.get("pattern"), schema.get(KEY)
+    form: Form = "raw" if quotes is not None else "block" if last else "raw" if pattern is not None else "line"
     least, most = schema.get("minLength"), schema.get("maxLength")
     if most is not None and (most < 1 or (least or 0) > most):
         raise SignatureError(
@@ -168,7 +170,7 @@ def _text(declared: Any, field: str, last: bool) -> TextConstraint:
         )
     if least is not None and least > MOST_TEXT:
         raise _unsupported(field, declared, f"a text of at least {least:,} characters is more than {MOST_TEXT:,}")
-    return TextConstraint(field, declared, form, least, most, pattern)
+    return TextConstraint(field, declared, form, least, most, pattern, quotes)
 
 
 def _cited(declared: Any, annotation: Any, field: str) -> CitedConstraint:

@@ -25,6 +25,14 @@ class OptionalConstraint(Constraint):
     def max_tokens(self) -> int:
         return max(self.inner.max_tokens, len(NONE) + 2)
 
+    @property
+    def quoted(self) -> frozenset[str]:
+        return self.inner.quoted
+
+    @property
+    def context(self) -> dict[str, str]:
+        return self.inner.context
+
     def bound(self, inputs: Mapping[str, Any]) -> Constraint:
         inner = self.inner.bound(inputs)
         return self if inner is self.inner else replace(self, inner=inner)

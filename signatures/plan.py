@@ -190,7 +190,9 @@ def _bound(part: Part, inputs: Mapping[str, Any]) -> Part:
     if not isinstance(part, Decode):
         return part
     constraint = part.constraint.bound(inputs)
-    return part if constraint is part.constraint else replace(part, constraint=constraint)
+    if constraint is part.constraint:
+        return part
+    return replace(part, constraint=constraint, max_tokens=min(part.max_tokens, constraint.max_tokens))
 
 
 def marker_pattern(fields: tuple[str, ...]) -> re.Pattern[str]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from .constraint import Constraint
+from .quoted import quote_pattern, quoted_text
 
 LINE_LIMIT = 500
 BLOCK_LIMIT = 2000
@@ -35,19 +37,36 @@ _ESCAPE = re.compile(r"\\(.|$)", re.DOTALL)
 class TextConstraint(Constraint):
     """A string that is not empty and has no space around it.
 
-    min_length, max_length: characters, as declared. pattern: Rust syntax, matched in full when decoding.
+    min_length, max_length: characters, as declared. pattern: Rust syntax, matched in full when decoding. quotes: the input
+    that it is copied from; source: that input's text, where this is of one call.
     """
 
     form: Form
     min_length: int | None = None
     max_length: int | None = None
     pattern: str | None = None
+    quotes: str | None = None
+    source: str | None = None
+
+    @property
+    def quoted(self) -> frozenset[str]:
+        return frozenset() if self.quotes is None else frozenset({self.quotes})
+
+    @property
+    def context(self) -> dict[str, str]:
+        return {} if self.quotes is None or self.source is None else {self.quotes: self.source}
+
+    def bound(self, inputs: Mapping[str, Any]) -> Constraint:
+        """A quote is limited to the words of this call's input."""
+        return self if self.quotes is None else replace(self, source=quoted_text(inputs, self.quotes, self.field))
 
     @property
     def longest(self) -> int:
         """Characters a decoded value has at most."""
         if self.max_length is not None:
             return self.max_length
+        if self.source is not None:
+            return len(self.source)
         return max(BLOCK_LIMIT if self.form == "block" else LINE_LIMIT, 2 * (self.min_length or 0))
 
     @property
@@ -61,6 +80,8 @@ class TextConstraint(Constraint):
         shape = f"/{self._shape()}/"
         if self.pattern is not None:
             shape += f" & /{slashed(self.pattern)}/"
+        if self.source is not None:
+            shape += f" & /{quote_pattern(self.source)}/"
         return f"{name}: {terminal}\n{terminal}: {shape}\n"
 
     def _shape(self) -> str:
@@ -72,6 +93,8 @@ class TextConstraint(Constraint):
         return inner if least > 1 else f"{edge}|{inner}"
 
     def describe(self) -> str:
+        if self.quotes is not None:
+            return f"words copied from {self.quotes}"
         if self.pattern is not None:
             return f"text that matches {self.pattern.removeprefix('^').removesuffix('$')}"
         if self.min_length and self.min_length > 1 and self.max_length is not None:
@@ -105,7 +128,7 @@ class TextConstraint(Constraint):
         text = text.strip()
         if not text:
             raise ValueError("it is empty")
-        return self._adapter.validate_python(text)
+        return self._adapter.validate_python(text, context=self.context)
 
 
 def _unescape(found: re.Match[str]) -> str:

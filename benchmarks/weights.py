@@ -54,8 +54,9 @@ def run_cell(case: str, system: str) -> dict[str, Any]:
         with watched() as compiling:
             compiled, trained = _compiled(program, task, system, lm, ledger)
         row = still.evaluate(compiled, task.test, task.metric, lm=None if compiled is not program else lm, ledger=ledger)
+        _, ((prompt,),) = still.Ledger(ledger).query("SELECT avg(prompt_tokens) FROM evaluations WHERE split = 'test'")
     return {
-        "test": row.score, "failures": row.failures, "prompt_tokens": row.tokens / row.examples,
+        "test": row.score, "failures": row.failures, "prompt_tokens": prompt,
         **trained, "compile_seconds": compiling.seconds, "others": compiling.others,
     }  # fmt: skip
 

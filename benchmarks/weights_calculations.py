@@ -1,4 +1,4 @@
-"""Word problems, answered by a calculation: MAWPS has them written, of SVAMP only the results are used."""
+"""Word problems (MAWPS), answered by a calculation: of a few the calculation is known, of most only the result is used."""
 
 # Without postponed annotations: the signature below is made in a function.
 import ast
@@ -13,11 +13,11 @@ SPELLING = r"[0-9(][0-9.+*/() -]{0,60}"
 OPERATIONS: dict[type, Any] = {
     ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
 }  # fmt: skip
-CHOOSE, ASKED, TEST = 150, 450, 400
+WRITTEN, ASKED, CHOOSE, TEST = 300, 1150, 150, 500
 
 
 def calculations() -> tuple[Any, tuple[Any, Any], tuple[Any, Any], Any, Any]:
-    """Signature, (train, dev) with calculations, (train, dev) without, test, metric."""
+    """Signature, (train, dev) with calculations, (train, dev) with results alone, test, metric."""
     from still import Dataset, Input, Output, Signature
 
     class Problem(Signature):
@@ -30,21 +30,22 @@ def calculations() -> tuple[Any, tuple[Any, Any], tuple[Any, Any], Any, Any]:
         found = result_of(prediction.calculation)
         return float(found is not None and abs(found - example.final) < 1e-3)
 
-    known = _written()
-    written = Dataset(known[:-CHOOSE], inputs=["question"]), Dataset(known[-CHOOSE:], inputs=["question"])
-    rows = [{"question": row["question"], "final": float(row["final"])} for row in _rows("math_word", "svamp.jsonl")]
-    train, dev, test = Dataset(rows, inputs=["question"]).split(ASKED, CHOOSE, TEST, seed=0, near=0.6)
-    return Problem, written, (train, dev), test, metric
+    train, dev, test = Dataset(_problems(), inputs=["question"]).split(WRITTEN + ASKED, CHOOSE, TEST, seed=0, near=0.6)
+    results = [Dataset([{key: row[key] for key in ("question", "final")} for row in rows], inputs=["question"])
+               for rows in (list(train)[WRITTEN:], dev)]  # fmt: skip
+    written = Dataset(list(train)[:WRITTEN], inputs=["question"])
+    return Problem, (written, dev), (results[0], results[1]), test, metric
 
 
-def _written() -> list[dict[str, Any]]:
-    """MAWPS' training problems whose equation is `x = ...` and gives the result, each question once."""
+def _problems() -> list[dict[str, Any]]:
+    """Those whose equation is `x = ...` and gives the result, each question once."""
     found: dict[str, dict[str, Any]] = {}
-    for row in _rows("math_word", "mawps_train.jsonl"):
-        text, final = _spelled(row["equation"]), float(row["final"])
-        result = None if text is None else result_of(text)
-        if result is not None and abs(result - final) < 1e-3:
-            found.setdefault(row["question"], {"question": row["question"], "calculation": text, "final": final})
+    for file in ("mawps_train.jsonl", "mawps_dev.jsonl", "mawps_test.jsonl"):
+        for row in _rows("math_word", file):
+            text, final = _spelled(row["equation"]), float(row["final"])
+            result = None if text is None else result_of(text)
+            if result is not None and abs(result - final) < 1e-3:
+                found.setdefault(row["question"], {"question": row["question"], "calculation": text, "final": final})
     return list(found.values())
 
 

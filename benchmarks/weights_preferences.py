@@ -4,9 +4,9 @@
 a one-sided paired sign-flip test that the gain is chance. The second compile keeps what the first returned where dev
 does not say better: then both scores are the same.
 
-    math_word         the calculation that solves a word problem, right if its result is. SFT on 1,558 problems of MAWPS with
-                      their calculations; preferences on 450 of SVAMP, of which only the result is known, 150 to choose by,
-                      400 to test. Problems that are alike (MinHash 0.6) are on one side
+    math_word         the calculation that solves a word problem (MAWPS), right if its result is. SFT on 300 problems with
+                      their calculations; preferences on 1,150 others, of which only the result is used; 150 to choose by,
+                      500 to test. Problems that are alike (MinHash 0.6) are on one side
     snips             600 rows to train on, for both, 150 to choose by, 500 to test: 1 if the intent and every slot are right
     facility_support  80 rows, 20 and 100: mean over urgency, sentiment and ten categories
 """
@@ -37,7 +37,7 @@ def still_dpo(case: str) -> dict[str, Any]:
     """DPO on answers that the SFT adapter gives and the metric ranks."""
     from still.optimizers.prefer import Prefer
 
-    return _measured(case, Prefer())
+    return _measured(case, Prefer(examples=1200))
 
 
 def still_grpo(case: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import lru_cache
 
 from ..signatures.executor import Completion
-from ..signatures.plan import Decode, Plan, Turn
+from ..signatures.plan import Decode, Part, Plan, Turn
 from ..signatures.values import value_text
 
 TEXTS = 4
@@ -27,6 +27,8 @@ WORDS = tuple(COMMON.split())
 
 Sizes = tuple[tuple[str, int], ...]
 """Words of each input, rounded to a power of two."""
+Biases = dict[str, tuple[float, ...]]
+"""By the name of the step that is scored, one for each option."""
 
 
 class ContextPrior:
@@ -42,21 +44,23 @@ class ContextPrior:
     def __init__(self, run: Callable[[Plan, Sequence[Mapping[str, str]]], list[Completion]]) -> None:
         self._run = run
         self._lock = threading.Lock()
-        self._known: dict[tuple[str, Sizes], Plan] = {}
+        self._known: dict[tuple[str, Sizes], Biases] = {}
 
     def is_known(self, plan: Plan, inputs: Mapping[str, object]) -> bool:
         """Whether `correct` answers at once."""
-        return not _needs_prior(plan) or (plan.digest, sizes(plan, inputs)) in self._known
+        return not _needs_prior(plan) or (_measured(plan).digest, sizes(plan, inputs)) in self._known
 
     def correct(self, plan: Plan, inputs: Mapping[str, object]) -> Plan:
         """The plan with a bias for every output that is scored."""
         if not _needs_prior(plan):
             return plan
-        key = plan.digest, sizes(plan, inputs)
+        measured = _measured(plan)
+        key = measured.digest, sizes(plan, inputs)
         with self._lock:
             if key not in self._known:
-                self._known[key] = _biased(plan, self._run(plan, without_content(key[1])))
-            return self._known[key]
+                self._known[key] = _biases(measured, self._run(measured, without_content(key[1])))
+            biases = self._known[key]
+        return _with(biases, plan)
 
 
 def sizes(plan: Plan, inputs: Mapping[str, object]) -> Sizes:
@@ -85,16 +89,35 @@ def _needs_prior(plan: Plan) -> bool:
     return bool(scored) and bool(plan.slots) and not shown and not any(scoring.bias for scoring in scored)
 
 
-def _biased(plan: Plan, runs: Sequence[Completion]) -> Plan:
-    parts = tuple(_with_bias(part, runs) if isinstance(part, Decode) else part for part in plan.turns[-1].parts)
-    return Plan((*plan.turns[:-1], Turn(plan.turns[-1].role, parts)))
+def _measured(plan: Plan) -> Plan:
+    """What of a plan an option's bias depends on: no call's own constraints, and nothing after the last scored output."""
+    return _until_scored(plan.origin or plan)
 
 
-def _with_bias(step: Decode, runs: Sequence[Completion]) -> Decode:
-    if step.scoring is None:
-        return step
+@lru_cache(maxsize=256)
+def _until_scored(plan: Plan) -> Plan:
+    *turns, answer = plan.turns
+    last = max(i for i, part in enumerate(answer.parts) if isinstance(part, Decode) and part.scoring is not None)
+    return Plan((*turns, Turn(answer.role, answer.parts[: last + 1])))
+
+
+def _biases(plan: Plan, runs: Sequence[Completion]) -> Biases:
+    return {step.name: _bias(step, runs) for step in plan.decodes if step.scoring is not None}
+
+
+def _bias(step: Decode, runs: Sequence[Completion]) -> tuple[float, ...]:
     from .engine import option_probabilities
 
     shares = [option_probabilities(list(run.scores[step.name].values())) for run in runs]
     means = [math.fsum(column) / len(runs) for column in zip(*shares, strict=True)]
-    return replace(step, scoring=replace(step.scoring, bias=tuple(-math.log(max(mean, 1e-12)) for mean in means)))
+    return tuple(-math.log(max(mean, 1e-12)) for mean in means)
+
+
+def _with(biases: Biases, plan: Plan) -> Plan:
+    def part_with(part: Part) -> Part:
+        if not isinstance(part, Decode) or part.scoring is None:
+            return part
+        return replace(part, scoring=replace(part.scoring, bias=biases[part.name]))
+
+    *turns, answer = plan.turns
+    return Plan((*turns, Turn(answer.role, tuple(map(part_with, answer.parts)))), origin=plan.origin)

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from dataclasses import field as member
 from functools import cached_property
 from typing import Any, Literal
 
@@ -106,6 +107,8 @@ class Plan:
     """Messages with slots for inputs; the last turn is the assistant's, made of field markers and decode steps."""
 
     turns: tuple[Turn, ...]
+    origin: Plan | None = member(default=None, compare=False, repr=False)
+    """The plan that this is one call of, where constraints depend on the inputs."""
 
     @cached_property
     def decodes(self) -> tuple[Decode, ...]:
@@ -130,7 +133,7 @@ class Plan:
         *turns, answer = self.turns
         parts = tuple(_bound(part, inputs) for part in answer.parts)
         same = all(one is other for one, other in zip(parts, answer.parts, strict=True))
-        return self if same else Plan((*turns, Turn(answer.role, parts)))
+        return self if same else Plan((*turns, Turn(answer.role, parts)), origin=self)
 
     def fill(self, inputs: Mapping[str, Any]) -> list[Turn]:
         """The turns with every slot replaced by its input's text, untrusted. Decode steps stay.

@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 import pytest
 import still
@@ -105,3 +105,24 @@ def test_a_plan_is_measured_once_for_inputs_of_one_length(tiny_lm, monkeypatch):
         assert len(calls) == 1
         program(message="a message with a good many words in it, more than the others")
     assert len(calls) == 2
+
+
+def test_what_only_one_call_may_say_does_not_make_it_measured_again(tiny_lm, monkeypatch):
+    """And outputs after the last scored one are not written for it."""
+
+    class Both(still.Signature):
+        """Who wants it, and which team handles it?"""
+
+        message: str = still.Input()
+        who: Annotated[str, still.Quoted("message")] = still.Output()
+        team: Literal["orders", "shipping"] = still.Output(decide="score")
+        reply: str = still.Output()
+
+    prior, calls = tiny_lm.local.prior, []
+    run = prior._run
+    monkeypatch.setattr(prior, "_run", lambda plan, inputs: calls.append(plan) or run(plan, inputs))
+    with still.context(lm=tiny_lm):
+        answers = [still.Predict(Both, max_tokens=8)(message=f"I am {name}") for name in ("Ada", "Bo")]
+    assert all(answer.who in f"I am {name}" for answer, name in zip(answers, ("Ada", "Bo"), strict=True))
+    (measured,) = calls
+    assert [step.field for step in measured.decodes] == ["who", "team"]

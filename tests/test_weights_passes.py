@@ -81,14 +81,14 @@ def test_a_pass_goes_on_from_the_weights_that_a_program_came_with(lm, tmp_path):
 
 
 def test_sampled_answers_count_against_the_budget(lm, tmp_path):
-    """Enough for what is distilled and ten calls more: sampling ends after its first batch, 6 answers to 50 examples."""
+    """Enough for what is distilled and ten calls more: sampling ends after its first batch of 50 examples."""
     train, dev = data(0)
     begun = len(dev) + sum(step.calls for step in compiled(lm, tmp_path, BEGUN).report.evidence.steps)
     result = still.compile(
         still.Predict(Size), train, dev, passes=[BEGUN, PREFER], lm=lm, ledger=tmp_path / "ledger.duckdb",
         budget=still.Budget(calls=begun + 10), progress=False,
     )  # fmt: skip
-    assert result.report.evidence.steps[-1].calls == 50 * 6
+    assert result.report.evidence.steps[-1].calls == 50 * PREFER.samples
     assert "prefer: broken off" in result.report.notes
     assert result.report.winner == "distilled"
 

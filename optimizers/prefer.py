@@ -22,6 +22,9 @@ from .weights.student import Precision
 
 RECORD = "record.json"
 MIN_PAIRS = 8
+MEASURED = DpoSettings({"sigmoid": 0.2, "sft": 1.0}, beta=0.3, learning_rate=4e-4, epochs=2, batch=16)
+"""DPO's part is small because it sums over tokens and the other is a mean: so they weigh about the same. With DPO alone, or
+with its part large, a rate at which something is learned from good answers breaks what SFT has taught."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +38,7 @@ class Prefer:
     scores in a pair. held_out: examples to be tested on later; none with the inputs of theirs or of dev's are sampled from.
     """
 
-    settings: DpoSettings = field(
-        default_factory=lambda: DpoSettings(loss={"sigmoid": 1.0, "sft": 1.0}, beta=0.3, epochs=2, batch=16)
-    )
+    settings: DpoSettings = field(default_factory=lambda: MEASURED)
     examples: int = 600
     samples: int = 8
     temperature: float = 1.0

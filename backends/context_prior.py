@@ -27,7 +27,7 @@ WORDS = tuple(COMMON.split())
 
 Sizes = tuple[tuple[str, int], ...]
 """Words of each input, rounded to a power of two."""
-Biases = dict[str, tuple[float, ...]]
+Biases = tuple[tuple[str, tuple[float, ...]], ...]
 """By the name of the step that is scored, one for each option."""
 
 
@@ -102,7 +102,7 @@ def _until_scored(plan: Plan) -> Plan:
 
 
 def _biases(plan: Plan, runs: Sequence[Completion]) -> Biases:
-    return {step.name: _bias(step, runs) for step in plan.decodes if step.scoring is not None}
+    return tuple((step.name, _bias(step, runs)) for step in plan.decodes if step.scoring is not None)
 
 
 def _bias(step: Decode, runs: Sequence[Completion]) -> tuple[float, ...]:
@@ -113,11 +113,14 @@ def _bias(step: Decode, runs: Sequence[Completion]) -> tuple[float, ...]:
     return tuple(-math.log(max(mean, 1e-12)) for mean in means)
 
 
+@lru_cache(maxsize=256)
 def _with(biases: Biases, plan: Plan) -> Plan:
+    known = dict(biases)
+
     def part_with(part: Part) -> Part:
         if not isinstance(part, Decode) or part.scoring is None:
             return part
-        return replace(part, scoring=replace(part.scoring, bias=biases[part.name]))
+        return replace(part, scoring=replace(part.scoring, bias=known[part.name]))
 
     *turns, answer = plan.turns
     return Plan((*turns, Turn(answer.role, tuple(map(part_with, answer.parts)))), origin=plan.origin)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import TrainingError
@@ -38,7 +38,7 @@ class Prefer:
     scores in a pair. held_out: examples to be tested on later; none with the inputs of theirs or of dev's are sampled from.
     """
 
-    settings: DpoSettings = field(default_factory=lambda: MEASURED)
+    settings: DpoSettings = MEASURED
     examples: int = 600
     samples: int = 8
     temperature: float = 1.0

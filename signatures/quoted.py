@@ -71,8 +71,7 @@ def quote_pattern(text: str) -> str:
     """A regex of all quotes from a text. One nested group for each place where a quote may begin: what llguidance is given
     grows with the text (150 KB and 75 ms for 600 words), the automaton only as far as a model writes."""
     pieces = list(_PIECE.finditer(text))
-    begins = [piece.start() for piece in pieces]
-    return "(?:" + "|".join(dict.fromkeys(_quotes_at(text, pieces, i) for i in range(len(begins)))) + ")"
+    return "(?:" + "|".join(dict.fromkeys(_quotes_at(text, pieces, i) for i in range(len(pieces)))) + ")"
 
 
 def _quotes_at(text: str, pieces: list[re.Match[str]], first: int) -> str:
@@ -105,9 +104,9 @@ def with_quotes(schema: Any, sources: Mapping[str, str]) -> Any:
         return [with_quotes(part, sources) for part in schema]
     if not isinstance(schema, dict):
         return schema
-    found = {key: with_quotes(part, sources) for key, part in schema.items() if key != KEY}
-    name = schema.get(KEY)
-    if not isinstance(name, str):
-        return found if KEY not in schema else {**found, KEY: with_quotes(name, sources)}
+    found = {key: with_quotes(part, sources) for key, part in schema.items()}
+    if not isinstance(name := schema.get(KEY), str):  # a property may have that name
+        return found
+    del found[KEY]
     own = [{"type": "string", "pattern": found["pattern"]}] if "pattern" in found else []
     return {**found, "pattern": f"^{quote_pattern(sources[name])}$", **({"allOf": own} if own else {})}

@@ -3,13 +3,13 @@
 import datetime
 import enum
 import json
-import random
 import uuid
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Annotated, Any, Literal, NewType
 
 import annotated_types
+import grammar_walk
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -95,21 +95,8 @@ def accepts(constraint: Any, text: str) -> bool:
 
 
 def walk(constraint: Any, seed: int, last: bool = False) -> str:
-    """A text drawn byte by byte from what the grammar allows, as the step's parse gets it."""
-    chance = random.Random(seed)
-    machine, text = matcher(constraint, last), bytearray()
-    while not (machine.is_accepting() and chance.random() < 0.2):
-        mask = machine.compute_bitmask()
-        allowed = [byte for byte in range(256) if mask[byte // 8] >> (byte % 8) & 1]
-        if not allowed:
-            break
-        # Closing characters are likelier than chance, or strings and lists would fill their limits.
-        closing = [byte for byte in allowed if chr(byte) in '"]}\n,']
-        byte = chance.choice(closing) if closing and chance.random() < 0.3 else chance.choice(allowed)
-        machine.consume_token(byte)
-        text.append(byte)
-    assert machine.is_accepting()
-    return text.decode()
+    """A text of the grammar, as the step's parse gets it."""
+    return grammar_walk.walk(matcher(constraint, last), seed, closing='"]}\n,', often=0.3, stop=0.2)
 
 
 # --- closed sets ---

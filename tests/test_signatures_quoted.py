@@ -1,11 +1,11 @@
 """`Quoted`: what is written is a run of words of the input, and every run of words can be written."""
 
 import json
-import random
 import re
 from typing import Annotated
 
 import dspy
+import grammar_walk
 import pytest
 import still
 from dspy.utils import DummyLM
@@ -50,20 +50,7 @@ def accepts(constraint, text):
 
 
 def walk(constraint, seed):
-    """A text drawn byte by byte from what the grammar allows."""
-    chance = random.Random(seed)
-    machine, text = matcher(constraint), bytearray()
-    while not (machine.is_accepting() and chance.random() < 0.3):
-        mask = machine.compute_bitmask()
-        allowed = [byte for byte in range(256) if mask[byte // 8] >> (byte % 8) & 1]
-        if not allowed:
-            break
-        closing = [byte for byte in allowed if chr(byte) in '"]}']
-        byte = chance.choice(closing) if closing and chance.random() < 0.4 else chance.choice(allowed)
-        machine.consume_token(byte)
-        text.append(byte)
-    assert machine.is_accepting()
-    return text.decode()
+    return grammar_walk.walk(matcher(constraint), seed, closing='"]}', often=0.4, stop=0.3)
 
 
 @pytest.mark.parametrize("seed", range(40))

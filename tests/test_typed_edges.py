@@ -9,7 +9,6 @@ import enum
 import ipaddress
 import os
 import pathlib
-import random
 import re
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Annotated, Any, Generic, Literal, NamedTuple, Never, NotRequired, Optional, TypeVar
 
+import grammar_walk
 import pytest
 import still
 from hypothesis import given
@@ -534,17 +534,5 @@ def test_random_texts_are_values(kind):
 
 
 def walk(constraint, seed):
-    """A text drawn byte by byte from what the grammar allows."""
-    chance = random.Random(seed)
-    machine, text = LLMatcher(BYTES, "start: value\n" + constraint.rules("value"), log_level=0), bytearray()
-    while not (machine.is_accepting() and chance.random() < 0.3):
-        mask = machine.compute_bitmask()
-        allowed = [byte for byte in range(256) if mask[byte // 8] >> (byte % 8) & 1]
-        if not allowed:
-            break
-        closing = [byte for byte in allowed if chr(byte) in '"]},']
-        byte = chance.choice(closing) if closing and chance.random() < 0.4 else chance.choice(allowed)
-        machine.consume_token(byte)
-        text.append(byte)
-    assert machine.is_accepting()
-    return text.decode()
+    machine = LLMatcher(BYTES, "start: value\n" + constraint.rules("value"), log_level=0)
+    return grammar_walk.walk(machine, seed, closing='"]},', often=0.4, stop=0.3)

@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import lru_cache
 
 from ..signatures.executor import Completion
-from ..signatures.plan import Decode, Part, Plan, Turn
+from ..signatures.plan import Decode, Part, Plan
 from ..signatures.values import value_text
 
 TEXTS = 4
@@ -96,9 +96,9 @@ def _measured(plan: Plan) -> Plan:
 
 @lru_cache(maxsize=256)
 def _until_scored(plan: Plan) -> Plan:
-    *turns, answer = plan.turns
-    last = max(i for i, part in enumerate(answer.parts) if isinstance(part, Decode) and part.scoring is not None)
-    return Plan((*turns, Turn(answer.role, answer.parts[: last + 1])))
+    answer = plan.turns[-1].parts
+    last = max(i for i, part in enumerate(answer) if isinstance(part, Decode) and part.scoring is not None)
+    return plan.answering(answer[: last + 1])
 
 
 def _biases(plan: Plan, runs: Sequence[Completion]) -> Biases:
@@ -122,5 +122,4 @@ def _with(biases: Biases, plan: Plan) -> Plan:
             return part
         return replace(part, scoring=replace(part.scoring, bias=known[part.name]))
 
-    *turns, answer = plan.turns
-    return Plan((*turns, Turn(answer.role, tuple(map(part_with, answer.parts)))), origin=plan.origin)
+    return plan.answering(tuple(map(part_with, plan.turns[-1].parts)), plan.origin)

@@ -130,10 +130,14 @@ class Plan:
 
     def bound(self, inputs: Mapping[str, Any]) -> Plan:
         """The plan of one call: constraints that depend on the inputs know them."""
-        *turns, answer = self.turns
-        parts = tuple(_bound(part, inputs) for part in answer.parts)
-        same = all(one is other for one, other in zip(parts, answer.parts, strict=True))
-        return self if same else Plan((*turns, Turn(answer.role, parts)), origin=self)
+        answer = self.turns[-1].parts
+        parts = tuple(_bound(part, inputs) for part in answer)
+        same = all(one is other for one, other in zip(parts, answer, strict=True))
+        return self if same else self.answering(parts, origin=self)
+
+    def answering(self, parts: tuple[Part, ...], origin: Plan | None = None) -> Plan:
+        """The plan with another last turn."""
+        return Plan((*self.turns[:-1], Turn(self.turns[-1].role, parts)), origin)
 
     def fill(self, inputs: Mapping[str, Any]) -> list[Turn]:
         """The turns with every slot replaced by its input's text, untrusted. Decode steps stay.

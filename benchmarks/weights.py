@@ -11,7 +11,7 @@ wall time of training steps, `compile_seconds` of all of the compile. O3 here is
 (with labels it does not need what O2 found); O2 chooses among 100 train and 100 dev rows, as in compile.py. Case throughput:
 tokens a second of LoRA training on trec's rows, prompts included, beside trl's SFTTrainer with the same adapter, batch
 size and number format. Cases NAME_preferred: what DPO and GRPO add to SFT (see `weights_preferences.py`).
-Case settings: what the defaults were chosen by. `others` is the share of the machine's processors that other programs took.
+Cases NAME_settings: what the defaults were chosen by. `others` is the share of the machine's processors that other programs took.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from typed_systems import version_of
 from weights_preferences import PREFERENCES
 from weights_preferences import SETS as PREFERRED
 from weights_sets import SETS, task_of
+from weights_settings import SETS as SETTINGS_SETS
 from weights_settings import SETTINGS
 from weights_speed import SPEEDS
 
@@ -41,8 +42,8 @@ def run_cell(case: str, system: str) -> dict[str, Any]:
     """Measure one cell."""
     if case == "throughput":
         return SPEEDS[system]()
-    if case == "settings":
-        return SETTINGS[system]()
+    if system in SETTINGS:
+        return SETTINGS[system](case.removesuffix("_settings"))
     if system in PREFERENCES:
         return PREFERENCES[system](case.removesuffix("_preferred"))
     import still
@@ -112,7 +113,7 @@ def _cells(options: argparse.Namespace) -> list[tuple[str, str]]:
         if case == "throughput":
             found += [(case, system) for system in SPEEDS]
         elif case == "settings":
-            found += [(case, system) for system in SETTINGS]
+            found += [(f"{name}_settings", system) for name in SETTINGS_SETS if is_there(name) for system in SETTINGS]
         elif case == "preferences":
             found += [(f"{name}_preferred", system) for name in PREFERRED if is_there(name) for system in PREFERENCES]
         elif is_there(case):

@@ -11,7 +11,7 @@ wall time of training steps, `compile_seconds` of all of the compile. O3 here is
 (with labels it does not need what O2 found); O2 chooses among 100 train and 100 dev rows, as in compile.py. Case throughput:
 tokens a second of LoRA training on trec's rows, prompts included, beside trl's SFTTrainer with the same adapter, batch
 size and number format. Cases NAME_preferred: what DPO and GRPO add to SFT (see `weights_preferences.py`).
-Cases NAME_settings: what the defaults were chosen by. `others` is the share of the machine's processors that other programs took.
+Cases NAME_settings: what the defaults were chosen by. `others` is the share of the processors that other programs took.
 """
 
 from __future__ import annotations

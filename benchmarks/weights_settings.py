@@ -1,7 +1,7 @@
 """What the defaults of LoRA and SFT were chosen by: one changed at a time, 600 rows of a set, 300 to choose by.
 
-Each system is a setting; `default` changes nothing. `dev` is the best epoch's score, as training keeps it. trec is a label of
-six, snips an object of many quoted values.
+Each system is a setting; `default` changes nothing. `dev` is the best epoch's score, as training keeps it. trec asks for a
+label, snips for an object of quoted values.
 """
 
 from __future__ import annotations

@@ -65,6 +65,7 @@ def run_cell(case: str, system: str) -> dict[str, Any]:
 def _compiled(program: Any, task: Any, system: str, lm: Any, ledger: Path) -> tuple[Any, dict[str, Any]]:
     import still
     from still.optimizers.distil import RECORD, Distil
+    from still.optimizers.weights.lora import Lora
     from still.optimizers.weights.sft import SftSettings
 
     if system == "still_O0":
@@ -72,7 +73,8 @@ def _compiled(program: Any, task: Any, system: str, lm: Any, ledger: Path) -> tu
     if system == "still_O2":
         few = [still.Dataset(list(rows)[:O2_ROWS], inputs=rows.inputs) for rows in (task.train, task.dev)]
         return still.compile(program, *few, task.metric, level="O2", lm=lm, ledger=ledger).program, {}
-    distil = Distil(settings=SftSettings(epochs=task.epochs), held_out=task.test)
+    lora = Lora(r=task.rank, alpha=2 * task.rank)
+    distil = Distil(lora, SftSettings(epochs=task.epochs), held_out=task.test)
     result = still.compile(program, task.train, task.dev, task.metric, level="O3", passes=[distil], lm=lm, ledger=ledger)
     (record,) = [json.loads(file.read_text("utf-8")) for file in ledger.parent.glob(f"training/*/{RECORD}")]
     told = {"train_seconds": record["seconds"], "train_tokens": record["tokens"], "train_rows": record["rows"]}

@@ -33,7 +33,7 @@ class SftSettings:
     """How to train on rows. batch: rows per step. warmup: share of the steps in which the learning rate rises; then it falls
     linearly to 0. clip: largest norm of a gradient. patience: epochs without a better score on dev before training ends."""
 
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     epochs: int = 3
     batch: int = 16
     warmup: float = 0.05

@@ -8,12 +8,13 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from ..errors import TrainingError
 from ..signatures.bridge import Example, Module
+from .bare import bare_candidate
 from .budget import OutOfBudget
-from .candidate import Candidate, PredictorState
+from .candidate import Candidate
 from .context import EvaluationContext, Forecast, PassResult, Standing
 from .distil_rows import labelled, training_rows
 from .racing import measure, race
@@ -60,7 +61,7 @@ class Distil:
 
     def forecast(self, program: Module, baseline: Candidate, context: EvaluationContext) -> Forecast:
         """An evaluation after each epoch. The time of training is not in it."""
-        bare = _bare(program, baseline)
+        bare = bare_candidate(program, baseline)
         runs = 0 if labelled(bare.apply(program), context) else len(context.train)
         return Forecast((bare,), (bare,) * self.settings.epochs, rollouts=runs)
 
@@ -70,7 +71,7 @@ class Distil:
             raise TrainingError(f"{lm.model} is not a local model: weights are trained for still.LM only")
         context.report("writing rows")
         indices = untested(context, self.held_out)
-        rows, notes = training_rows(program, baseline, _bare(program, baseline), context, indices)
+        rows, notes = training_rows(program, baseline, bare_candidate(program, baseline), context, indices)
         best, standings, told, failed = baseline, [], list(notes), None
         for predictor, part in self._parts(rows):
             try:
@@ -106,7 +107,7 @@ class Distil:
         """`before` with one adapter more: the candidate, what was measured on the way, and what to say."""
         from ..backends.engine import release_team
 
-        bare = _bare(program, before, predictor)
+        bare = bare_candidate(program, before, predictor)
         standings: list[Standing] = []
         label = "distilled" if predictor is None else f"distilled {predictor}"
 
@@ -148,32 +149,6 @@ class Distil:
         # The candidate too: which epoch is the best depends on what the other predictors answer.
         parts = [model, self.lora, self.settings, self.precision, bare.digest, list(rows)]
         return hashlib.sha256(repr(parts).encode()).hexdigest()
-
-
-def _bare(program: Module, baseline: Candidate, only: str | None = None) -> Candidate:
-    """What the student is asked: no demonstrations, no instructions, outputs not described, no reasoning.
-
-    only: the one predictor that is asked so, while the others stay as they are in `baseline`.
-    """
-    states, asked = dict(baseline.states), []
-    for name, predictor in program.named_predictors():
-        if only not in (None, name):
-            continue
-        outputs = predictor.signature.output_fields
-        fields: dict[str, dict[str, Any]] = {output: {"describe": False} for output in outputs}
-        if "reasoning" in outputs and len(outputs) > 1:
-            fields["reasoning"]["written"] = False
-        states[name] = PredictorState(instructions="", fields=fields)
-        asked.append(name)
-    knobs = {path: value for path, value in baseline.knobs.items() if not _writes_more(path, asked)}
-    return Candidate("bare", Distil.name, states, knobs)
-
-
-def _writes_more(path: str, predictors: Sequence[str]) -> bool:
-    """Whether it is the knob of one of these predictors, or of a module around it, by which an answer gets longer."""
-    owner, _, knob = path.rpartition(".")
-    around = any(name.removeprefix("self") == owner or name.startswith(f"{owner}.") for name in predictors)
-    return around and knob in ("reasoning", "samples")
 
 
 def _told(record: SftRecord, predictor: str | None) -> str:

@@ -9,6 +9,7 @@ import still
 from dspy.utils import DummyLM
 from still.errors import ModelError
 from still.optimizers import distil
+from still.optimizers.bare import bare_candidate
 from still.optimizers.distil import Distil
 from still.optimizers.prefer import Prefer
 from still.optimizers.weights.lora import Lora
@@ -167,7 +168,7 @@ def test_runs_that_pass_teach_every_predictor_and_reasoning_is_dropped(lm, tmp_p
     )  # fmt: skip
     told = next(note for note in result.report.notes if note.startswith("distil:"))
     assert "rows" in told, told
-    bare = distil._bare(TwoSteps(), result.winner).apply(TwoSteps())
+    bare = bare_candidate(TwoSteps(), result.winner).apply(TwoSteps())
     asked = dict(bare.named_predictors())["kind.predict"].effective_signature
     assert list(asked.output_fields) == ["kind"]
 

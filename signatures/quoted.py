@@ -48,9 +48,15 @@ class Quoted:
     def _checked(self, value: str, info: core_schema.ValidationInfo) -> str:
         """Where the call's inputs are known, `context` has them."""
         source = (info.context or {}).get(self.input)
-        if source is not None and " ".join(value.split()) not in source:
+        if source is not None and not _is_quote(" ".join(value.split()), source):
             raise PydanticCustomError("quoted", "is no quote from {input}", {"input": self.input})
         return value
+
+
+def _is_quote(value: str, source: str) -> bool:
+    """Whether it is in the source, and ends there where words do."""
+    left, right = (r"\b" if re.match(r"\w", end) else "" for end in (value[:1], value[-1:]))
+    return bool(value) and re.search(f"{left}{re.escape(value)}{right}", source) is not None
 
 
 def quoted_text(inputs: Mapping[str, Any], name: str, field: str) -> str:

@@ -140,11 +140,25 @@ def test_a_model_without_sense_quotes_demonstrations_and_all(tmp_path):
         assert "words copied from message" in repr(still.signatures.layout.lower(Who))
 
 
-def test_a_server_that_makes_something_up_is_asked_again():
-    lm = DummyLM([{"who": "Zoe"}, {"who": "Bo"}])
+@pytest.mark.parametrize("made_up", ["Zoe", "ours", "Yours, B", "B", ""])
+def test_a_server_that_makes_something_up_is_asked_again(made_up):
+    lm = DummyLM([{"who": made_up}, {"who": "Bo"}])
     with dspy.context(lm=lm):
         assert still.Predict(Who)(message="Yours, Bo").who == "Bo"
     assert len(lm.history) == 2
+
+
+@pytest.mark.parametrize("text", [LETTER, "a.b_c !? d"])
+def test_what_a_server_says_passes_if_it_is_a_quote(text):
+    plain = " ".join(text.split())
+    anything = {plain[i:j] for i in range(len(plain)) for j in range(i + 1, len(plain) + 1)}
+    constraint = lower_type(Words).bound({"message": text})
+    for piece in anything:
+        if piece in quotes(text):
+            assert constraint.parse(piece) == piece
+        elif piece == piece.strip():
+            with pytest.raises(ConstraintError):
+                constraint.parse(piece)
 
 
 def test_it_is_part_of_what_is_saved():

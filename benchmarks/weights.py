@@ -64,7 +64,8 @@ def run_cell(case: str, system: str) -> dict[str, Any]:
 
 def _compiled(program: Any, task: Any, system: str, lm: Any, ledger: Path) -> tuple[Any, dict[str, Any]]:
     import still
-    from still.optimizers.distil import RECORD, Distil
+    from still.optimizers.distil import Distil
+    from still.optimizers.tuning import RECORD
     from still.optimizers.weights.lora import Lora
     from still.optimizers.weights.sft import SftSettings
 

@@ -18,14 +18,12 @@ from .candidate import Candidate
 from .context import EvaluationContext, Forecast, PassResult, Standing
 from .distil_rows import labelled, training_rows
 from .racing import measure, race
-from .tuning import FAILURES, kept, untested, with_adapter
+from .tuning import FAILURES, RECORD, kept, untested, with_adapter
 from .weights.lora import Lora
 from .weights.row import Row
 from .weights.rows import distinct_rows
 from .weights.sft import SftRecord, SftSettings, train_sft
 from .weights.student import Precision, Student
-
-RECORD = "record.json"
 
 
 @dataclass(frozen=True)

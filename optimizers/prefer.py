@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,14 +11,12 @@ from ..errors import TrainingError
 from ..signatures.bridge import Example, Module
 from .candidate import Candidate
 from .context import EvaluationContext, Forecast, PassResult
-from .racing import race
-from .tuning import FAILURES, Tuned, kept, untested, with_adapter
+from .tuning import Tuned, train_further, untested
 from .weights.dpo import DpoSettings, train_dpo
 from .weights.pairs import Pair, Scored, ranked_pairs
 from .weights.rows import answer_end
 from .weights.student import Precision
 
-RECORD = "record.json"
 MIN_PAIRS = 8
 MEASURED = DpoSettings({"sigmoid": 0.2, "sft": 1.0}, beta=0.3, learning_rate=4e-4, epochs=2, batch=16)
 """DPO's part is small because it sums over tokens and the other is a mean: so they weigh about the same. With DPO alone, or
@@ -50,30 +46,13 @@ class Prefer:
 
     def run(self, program: Module, baseline: Candidate, context: EvaluationContext) -> PassResult:
         """Sample, rank, train, and race the result against what it started from."""
-        try:
-            return self._run(program, baseline, context)
-        except FAILURES as error:
-            return PassResult(baseline, (), (f"prefer: {error or 'out of memory'}; {baseline.name} stays",))
+        return train_further(self, "preferred", self._train, program, baseline, context)
 
     def forecast(self, program: Module, baseline: Candidate, context: EvaluationContext) -> Forecast:
         """One evaluation, if there is something to go on from. Sampling and training are not in it."""
         return Forecast((), (baseline,))
 
-    def _run(self, program: Module, baseline: Candidate, context: EvaluationContext) -> PassResult:
-        tuned = Tuned.of(baseline, program)
-        parts = [tuned.adapter.digest, self, context.seed, [sorted(e.items(), key=str) for e in context.train]]
-        folder = context.folder / hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
-        told = self._trained(tuned, program, folder, context)
-        preferred = with_adapter(tuned.candidate, folder / "best", "preferred")
-        ahead = race(program, [baseline, preferred], context)
-        return PassResult(kept(ahead, preferred), tuple(ahead), (f"prefer: {told}",))
-
-    def _trained(self, tuned: Tuned, program: Module, folder: Path, context: EvaluationContext) -> str:
-        """Train unless it was done before. Returns what to say of it."""
-        try:
-            return str(json.loads((folder / RECORD).read_text("utf-8"))["told"])
-        except (OSError, ValueError, KeyError):
-            pass
+    def _train(self, tuned: Tuned, program: Module, context: EvaluationContext, folder: Path) -> str:
         pairs = self._pairs(tuned, program, context)
         if len(pairs) < MIN_PAIRS:
             raise TrainingError(f"{len(pairs)} pairs of a better and a worse answer, at least {MIN_PAIRS} are needed")
@@ -84,12 +63,10 @@ class Prefer:
             lambda step: context.report(f"preferring, step {step.step}/{step.steps}, {step.remaining:.0f} s left"),
         )  # fmt: skip
         student.save(folder / "best")
-        told = (
+        return (
             f"{record.pairs} pairs, {len(record.steps)} steps in {record.seconds:.0f} s; pairs told apart "
             f"{record.accuracies[0]:.2f} in the first step, {record.accuracies[-1]:.2f} in the last"
         )
-        (folder / RECORD).write_text(json.dumps({"told": told}), "utf-8")
-        return told
 
     def _pairs(self, tuned: Tuned, program: Module, context: EvaluationContext) -> list[Pair]:
         from ..backends.engine import release_team

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,13 +9,10 @@ from pathlib import Path
 from ..signatures.bridge import Example, Module
 from .candidate import Candidate
 from .context import EvaluationContext, Forecast, PassResult
-from .racing import race
-from .tuning import FAILURES, Tuned, kept, untested, with_adapter
+from .tuning import Tuned, train_further, untested
 from .weights.grpo import GrpoSettings, GrpoStep, train_grpo
 from .weights.rows import answer_end
 from .weights.student import Precision
-
-RECORD = "record.json"
 
 
 @dataclass(frozen=True)
@@ -36,32 +31,15 @@ class Reinforce:
 
     def run(self, program: Module, baseline: Candidate, context: EvaluationContext) -> PassResult:
         """Train, and race the result against what it started from."""
-        try:
-            return self._run(program, baseline, context)
-        except FAILURES as error:
-            return PassResult(baseline, (), (f"reinforce: {error or 'out of memory'}; {baseline.name} stays",))
+        return train_further(self, "reinforced", self._train, program, baseline, context)
 
     def forecast(self, program: Module, baseline: Candidate, context: EvaluationContext) -> Forecast:
         """One evaluation, if there is something to go on from. Sampling and training are not in it."""
         return Forecast((), (baseline,))
 
-    def _run(self, program: Module, baseline: Candidate, context: EvaluationContext) -> PassResult:
-        tuned = Tuned.of(baseline, program)
-        parts = [tuned.adapter.digest, self, [sorted(e.items(), key=str) for e in context.train]]
-        folder = context.folder / hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
-        told = self._trained(tuned, program, folder, context)
-        reinforced = with_adapter(tuned.candidate, folder / "best", "reinforced")
-        ahead = race(program, [baseline, reinforced], context)
-        return PassResult(kept(ahead, reinforced), tuple(ahead), (f"reinforce: {told}",))
-
-    def _trained(self, tuned: Tuned, program: Module, folder: Path, context: EvaluationContext) -> str:
-        """Train unless it was done before. Returns what to say of it."""
+    def _train(self, tuned: Tuned, program: Module, context: EvaluationContext, folder: Path) -> str:
         from .weights.reward import EngineRollouts
 
-        try:
-            return str(json.loads((folder / RECORD).read_text("utf-8"))["told"])
-        except (OSError, ValueError, KeyError):
-            pass
         engine = context.lm.local.engine
         tasks = tuned.tasks(program, context, untested(context, self.held_out))
         context.report("loading the student")
@@ -76,10 +54,8 @@ class Reinforce:
         rewards = [step.reward for step in record.steps]
         ends = max(1, len(rewards) // 5)
         mismatches = [step.mismatch for step in record.steps if step.mismatch is not None]
-        told = (
+        return (
             f"{len(rewards)} steps, mean reward of the first {ends} {sum(rewards[:ends]) / ends:.3f}, of the last "
             f"{sum(rewards[-ends:]) / ends:.3f}; log-probabilities of engine and student differ by "
             f"{sum(mismatches) / max(1, len(mismatches)):.3f} a token"
         )
-        (folder / RECORD).write_text(json.dumps({"told": told}), "utf-8")
-        return told

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,8 @@ from ..signatures.executor import AdapterFolder
 from ..signatures.fieldset import constraints
 from ..signatures.layout import lower
 from .candidate import Candidate, asked_signature, current_state
-from .context import EvaluationContext, Standing
+from .context import EvaluationContext, PassResult, Standing
+from .racing import race
 from .weights.lora import Lora
 from .weights.pairs import Scored
 from .weights.rows import RowWriter
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from .weights.reward import Task
 
 
+RECORD = "record.json"
 FAILURES = (TrainingError, ModelError, EngineError, MemoryError, OSError)
 """What keeps weights from being trained, and no compile from ending with what it had."""
 
@@ -132,3 +135,36 @@ class Tuned:
         """The signature of a call."""
         (_, predictor), *_ = self.candidate.apply(program).named_predictors()
         return asked_signature(predictor)
+
+
+Train = Callable[[Tuned, Module, EvaluationContext, Path], str]
+
+
+def train_further(
+    step: Any, label: str, train: Train, program: Module, baseline: Candidate, context: EvaluationContext
+) -> PassResult:  # fmt: skip
+    """Go on from trained weights, and race the result, called `label`, against what it started from.
+
+    step: the pass; its settings are part of where the training is kept, and what was finished there is not repeated.
+    train: saves the adapter in the folder, `best`, and returns what to say of it. Where it fails, a note says why.
+    """
+    try:
+        tuned = Tuned.of(baseline, program)
+        parts = [tuned.adapter.digest, step, context.seed, [sorted(e.items(), key=str) for e in context.train]]
+        folder = context.folder / hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+        told = _recorded(folder / RECORD)
+        if told is None:
+            told = train(tuned, program, context, folder)
+            (folder / RECORD).write_text(json.dumps({"told": told}), "utf-8")
+        trained = with_adapter(tuned.candidate, folder / "best", label)
+        ahead = race(program, [baseline, trained], context)
+    except FAILURES as error:
+        return PassResult(baseline, (), (f"{step.name}: {error or 'out of memory'}; {baseline.name} stays",))
+    return PassResult(kept(ahead, trained), tuple(ahead), (f"{step.name}: {told}",))
+
+
+def _recorded(file: Path) -> str | None:
+    try:
+        return str(json.loads(file.read_text("utf-8"))["told"])
+    except (OSError, ValueError, KeyError):
+        return None

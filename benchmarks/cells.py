@@ -3,12 +3,13 @@
 A cell's script is run as `SCRIPT --cell CASE SYSTEM` and prints its metrics as one JSON object on its last line. The result
 is kept in .still/benchmarks under a digest of the sources (this file and those whose names begin with the script's), the
 case, the system and its version, so that a long table can be filled over several runs and a changed benchmark is measured
-anew.
+anew. What took hours is also kept in the repository, in SCRIPT_measured.jsonl: a row a cell, with the day and the versions.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
 import hashlib
 import json
 import os
@@ -65,6 +66,24 @@ def _file(script: Path, case: str, system: str, version: str) -> Path:
     sources = "".join(path.read_text("utf-8") for path in own)
     key = hashlib.sha256("\0".join((sources, case, system, version)).encode()).hexdigest()[:16]
     return CACHE / f"{script.stem}-{case}-{system}-{key}.json"
+
+
+def recorded(script: Path, case: str, system: str) -> Row | None:
+    """The row of a cell as the repository has it, measured on the day it names; None where it has none."""
+    file = script.with_name(f"{script.stem}_measured.jsonl")
+    lines = file.read_text("utf-8").splitlines() if file.is_file() else []
+    found = [row for row in map(json.loads, lines) if (row["case"], row["system"]) == (case, system)]
+    return found[-1] if found else None
+
+
+def record(script: Path, row: Row, version: str) -> None:
+    """Put the row of a cell into the repository's file, in the place of an earlier one."""
+    file = script.with_name(f"{script.stem}_measured.jsonl")
+    lines = file.read_text("utf-8").splitlines() if file.is_file() else []
+    cell = (row["case"], row["system"])
+    others = [line for line in lines if (json.loads(line)["case"], json.loads(line)["system"]) != cell]
+    kept = {**row, "version": version, "day": datetime.date.today().isoformat()}
+    file.write_text("\n".join(sorted([*others, json.dumps(kept)])) + "\n", "utf-8")
 
 
 def _run(script: Path, case: str, system: str, timeout: float) -> dict[str, Any]:

@@ -4,12 +4,14 @@
     python benchmarks/compile.py --sets trec sst2 --systems still_O1 dspy_rs_still
     python benchmarks/compile.py --cached              print what has been measured, measure nothing
     python benchmarks/compile.py --quick               trec: our systems anew, peers as they were measured before
+    python benchmarks/compile.py --record              also keep what is measured in compile_measured.jsonl
     python benchmarks/compile.py --json                rows as the last line
 
 `test` is the score on 100 test rows, read once at the end; `dev_rows` and `train_rows` are what was compiled with. `seconds`
 is the wall time of compiling (starting server or engine and one call before it are not counted), `tokens` what the model
 computed for it: prompt tokens that no cache had, and tokens written. `test_seconds` is the wall time of the test rows,
-`others` the share of the machine's processors that other programs took meanwhile.
+`others` the share of the machine's processors that other programs took meanwhile. A row with `day` is from
+compile_measured.jsonl, measured on that day.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from cells import cached, command_line, measure, print_metric, print_ratios, watched
+from cells import cached, command_line, measure, print_metric, print_ratios, record, recorded, watched
 from compile_sets import SETS, Task, is_there, task_of
 from compile_systems import LIMITS, OURS, SYSTEMS, Runner
 from typed_systems import version_of
@@ -77,6 +79,7 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", default=list(SETS), choices=SETS, metavar="SET")
     parser.add_argument("--systems", nargs="+", default=list(SYSTEMS), choices=list(SYSTEMS), metavar="SYSTEM")
     parser.add_argument("--cached", action="store_true", help="measure nothing")
+    parser.add_argument("--record", action="store_true", help="keep the rows in compile_measured.jsonl too")
     options = parser.parse_args()
     if options.cell:
         print(json.dumps(run_cell(*options.cell)), flush=True)
@@ -96,20 +99,23 @@ def _rows(sets: Sequence[str], options: argparse.Namespace) -> list[dict[str, An
             print(f"{name}: its data is not here; set STILL_DATA to the folder that has it")
             continue
         for system in options.systems:
-            made = version_of(system)
-            if made is None:
-                continue
-            known_only = options.cached or (options.quick and system not in OURS)
-            fresh = options.fresh or options.quick
-            row = (
-                cached(Path(__file__), name, system, made)
-                if known_only
-                else measure(Path(__file__), name, system, made, fresh, TIMEOUT)
-            )
+            row = _row(name, system, options)
             if row is not None:
                 rows.append(row)
-                print(name, system, row["metrics"], flush=True)
+                print(name, system, row["metrics"], row.get("day", ""), flush=True)
     return rows
+
+
+def _row(name: str, system: str, options: argparse.Namespace) -> dict[str, Any] | None:
+    script, made = Path(__file__), version_of(system)
+    if options.cached or (options.quick and system not in OURS):
+        return (cached(script, name, system, made) if made else None) or recorded(script, name, system)
+    if made is None:
+        return None
+    row = measure(script, name, system, made, options.fresh or options.quick, TIMEOUT)
+    if options.record and "error" not in row["metrics"]:
+        record(script, row, made)
+    return row
 
 
 if __name__ == "__main__":

@@ -70,20 +70,24 @@ def _file(script: Path, case: str, system: str, version: str) -> Path:
 
 def recorded(script: Path, case: str, system: str) -> Row | None:
     """The row of a cell as the repository has it, measured on the day it names; None where it has none."""
-    file = script.with_name(f"{script.stem}_measured.jsonl")
-    lines = file.read_text("utf-8").splitlines() if file.is_file() else []
-    found = [row for row in map(json.loads, lines) if (row["case"], row["system"]) == (case, system)]
-    return found[-1] if found else None
+    return _recorded(_record_file(script)).get((case, system))
 
 
 def record(script: Path, row: Row, version: str) -> None:
     """Put the row of a cell into the repository's file, in the place of an earlier one."""
-    file = script.with_name(f"{script.stem}_measured.jsonl")
-    lines = file.read_text("utf-8").splitlines() if file.is_file() else []
-    cell = (row["case"], row["system"])
-    others = [line for line in lines if (json.loads(line)["case"], json.loads(line)["system"]) != cell]
+    file = _record_file(script)
     kept = {**row, "version": version, "day": datetime.date.today().isoformat()}
-    file.write_text("\n".join(sorted([*others, json.dumps(kept)])) + "\n", "utf-8")
+    rows = {**_recorded(file), (row["case"], row["system"]): kept}
+    file.write_text("".join(f"{line}\n" for line in sorted(map(json.dumps, rows.values()))), "utf-8")
+
+
+def _record_file(script: Path) -> Path:
+    return script.with_name(f"{script.stem}_measured.jsonl")
+
+
+def _recorded(file: Path) -> dict[tuple[str, str], Row]:
+    rows = map(json.loads, file.read_text("utf-8").splitlines() if file.is_file() else ())
+    return {(row["case"], row["system"]): row for row in rows}
 
 
 def _run(script: Path, case: str, system: str, timeout: float) -> dict[str, Any]:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 
 RECORD = "record.json"
+"""In the folder of a training that was finished: what is told of it."""
 FAILURES = (TrainingError, ModelError, EngineError, MemoryError, OSError)
 """What keeps weights from being trained, and no compile from ending with what it had."""
 

@@ -9,6 +9,9 @@ import torch
 
 from ..models import Groups, dequantize_groups
 
+FEW_ROWS = 4
+EXACT_TERMS = 1024
+
 
 class Linear(Protocol):
     """`y = x @ W.T (+ bias)`: x float32 [rows, in] to float32 [rows, out]."""
@@ -50,7 +53,7 @@ class Int8Linear:
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         quantized, row_scale = quantize_rows(x)
-        y = torch._int_mm(quantized, self.weight_t).to(torch.float32)
+        y = exact_product(quantized, self.weight_t).to(torch.float32)
         y *= row_scale
         y *= self.scale
         if self.bias is not None:
@@ -64,6 +67,18 @@ class Int8Head(Int8Linear):
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         quantized, row_scale = quantize_rows(x)
         return super().__call__(x) + super().__call__(x - quantized * row_scale)
+
+
+def exact_product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """int8 [rows, in] @ int8 [in, out], magnitudes up to 127, to int32 [rows, out], exactly.
+
+    torch's own product of integers is a plain loop on most processors. Whole numbers below 2**24 are exact in float32, so up
+    to 1,024 products of bytes may be summed there, in any order; for a row or two, converting the weights costs more.
+    """
+    if len(a) < FEW_ROWS:
+        return torch._int_mm(a, b)
+    parts = zip(torch.split(a, EXACT_TERMS, 1), torch.split(b, EXACT_TERMS, 0), strict=True)
+    return torch.stack([(x.float() @ y.float()).to(torch.int32) for x, y in parts]).sum(0, dtype=torch.int32)
 
 
 def quantize_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,7 +1,8 @@
 """The compiled decoder: int8, int4 or bf16 weights, bf16 pages, one C call per step (see native/).
 
 Built by setuptools as an optional extension and called through ctypes, which releases the interpreter lock. Needs
-AVX-512 with VNNI on x86-64 Linux; elsewhere `native_level()` is 0 and the engine runs on torch.
+AVX2 on x86-64 Linux, and uses AVX-512 VNNI, BF16 and AMX where they are; elsewhere `native_level()` is 0 and the engine
+runs on torch.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from .pages import PAGE_SIZE
 from .rope import local_rope_tables, rope_tables
 from .sampler import Masks, Picks
 
-LEVELS = ("torch", "avx512-vnni", "avx512-vnni-bf16", "amx")
+LEVELS = ("torch", "avx2", "avx512-vnni", "avx512-vnni-bf16", "amx")
 """Names of what `native_level` returns."""
 
 _P, _I = ctypes.c_void_p, ctypes.c_int32

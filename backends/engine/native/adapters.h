@@ -6,16 +6,16 @@ static void low_rank_row(const LowRank *update, const float *x, int in, int out,
     if (!update) return;
     for (int i = 0; i < update->rank; i++) {
         const float *a = update->a + (int64_t)i * in, *b = update->b + (int64_t)i * out;
-        __m512 sum = _mm512_setzero_ps();
+        Floats sum = setzero_ps();
         for (int k = 0; k < in; k += 16) {
-            const __mmask16 m = head_mask(in - k);
-            sum = _mm512_fmadd_ps(_mm512_maskz_loadu_ps(m, x + k), _mm512_maskz_loadu_ps(m, a + k), sum);
+            const Mask m = head_mask(in - k);
+            sum = fmadd_ps(maskz_loadu_ps(m, x + k), maskz_loadu_ps(m, a + k), sum);
         }
-        const __m512 weight = _mm512_set1_ps(_mm512_reduce_add_ps(sum));
+        const Floats weight = set1_ps(reduce_add_ps(sum));
         for (int k = update->begin[i]; k < update->end[i]; k += 16) {
-            const __mmask16 m = head_mask(update->end[i] - k);
-            const __m512 y = _mm512_fmadd_ps(weight, _mm512_maskz_loadu_ps(m, b + k), _mm512_maskz_loadu_ps(m, delta + k));
-            _mm512_mask_storeu_ps(delta + k, m, y);
+            const Mask m = head_mask(update->end[i] - k);
+            const Floats y = fmadd_ps(weight, maskz_loadu_ps(m, b + k), maskz_loadu_ps(m, delta + k));
+            mask_storeu_ps(delta + k, m, y);
         }
     }
 }

@@ -10,13 +10,13 @@ typedef struct {
 static void vector_scores(const bf16 *query, const bf16 *const *pages, int count, int dim, int queries, float *s) {
     for (int p = 0; p < count; p++)
         for (int i = 0; i < queries; i += 4) {
-            __m512 acc[4] = {_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps()};
+            Floats acc[4] = {setzero_ps(), setzero_ps(), setzero_ps(), setzero_ps()};
             const uint32_t *q = (const uint32_t *)(query + (int64_t)i * dim);
             for (int d = 0; d < dim / 2; d++) {
-                const __m512i key = _mm512_loadu_si512(pages[p] + d * 2 * PAGE);
-                for (int j = 0; j < 4; j++) acc[j] = dot_bf16(acc[j], _mm512_set1_epi32((int)q[j * (dim / 2) + d]), key);
+                const Ints key = loadu_si512(pages[p] + d * 2 * PAGE);
+                for (int j = 0; j < 4; j++) acc[j] = dot_bf16(acc[j], set1_epi32((int)q[j * (dim / 2) + d]), key);
             }
-            for (int j = 0; j < 4; j++) _mm512_storeu_ps(s + (i + j) * BLOCK + p * PAGE, acc[j]);
+            for (int j = 0; j < 4; j++) storeu_ps(s + (i + j) * BLOCK + p * PAGE, acc[j]);
         }
 }
 
@@ -24,17 +24,17 @@ static void vector_scores(const bf16 *query, const bf16 *const *pages, int count
 static void vector_values(const bf16 *weight, const bf16 *const *pages, int count, int dim, int queries, float *acc) {
     for (int i = 0; i < queries; i += 4)
         for (int d = 0; d < dim; d += 16) {
-            __m512 sum[4];
-            for (int j = 0; j < 4; j++) sum[j] = _mm512_loadu_ps(acc + (i + j) * dim + d);
+            Floats sum[4];
+            for (int j = 0; j < 4; j++) sum[j] = loadu_ps(acc + (i + j) * dim + d);
             for (int p = 0; p < count; p++)
                 for (int t = 0; t < PAGE / 2; t++) {
-                    const __m512i value = _mm512_loadu_si512(pages[p] + t * 2 * dim + d * 2);
+                    const Ints value = loadu_si512(pages[p] + t * 2 * dim + d * 2);
                     for (int j = 0; j < 4; j++) {
                         const uint32_t pair = *(const uint32_t *)(weight + (i + j) * BLOCK + p * PAGE + t * 2);
-                        sum[j] = dot_bf16(sum[j], _mm512_set1_epi32((int)pair), value);
+                        sum[j] = dot_bf16(sum[j], set1_epi32((int)pair), value);
                     }
                 }
-            for (int j = 0; j < 4; j++) _mm512_storeu_ps(acc + (i + j) * dim + d, sum[j]);
+            for (int j = 0; j < 4; j++) storeu_ps(acc + (i + j) * dim + d, sum[j]);
         }
 }
 
@@ -92,35 +92,35 @@ static void block_values(const bf16 *weight, const bf16 *const *pages, int count
 /* Scores to weights: scale, hide keys outside first[i] .. last[i], update the running maximum and sum, rescale acc. */
 static void block_softmax(float *s, bf16 *weight, Softmax *state, float *acc, int queries, int dim, float scale,
                           int position, int keys, const int *first, const int *last) {
-    const __m512i lane = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    const Ints lane = lane_numbers();
     for (int i = 0; i < queries; i++) {
-        __m512 x[BLOCK_PAGES];
-        __m512 most = _mm512_set1_ps(-INFINITY);
+        Floats x[BLOCK_PAGES];
+        Floats most = set1_ps(-INFINITY);
         const int visible = last[i] - position + 1 < keys ? last[i] - position + 1 : keys, hidden = first[i] - position;
-        __mmask16 seen[BLOCK_PAGES];
+        Mask seen[BLOCK_PAGES];
         for (int p = 0; p < BLOCK_PAGES; p++) {
-            __mmask16 m = _mm512_cmplt_epi32_mask(lane, _mm512_set1_epi32(visible - p * PAGE));
-            if (hidden > 0) m &= _mm512_cmpge_epi32_mask(lane, _mm512_set1_epi32(hidden - p * PAGE));
+            Mask m = less_epi32(lane, set1_epi32(visible - p * PAGE));
+            if (hidden > 0) m &= (Mask)~less_epi32(lane, set1_epi32(hidden - p * PAGE));
             seen[p] = m;
-            const __m512 v = _mm512_mul_ps(_mm512_maskz_loadu_ps(m, s + i * BLOCK + p * PAGE), _mm512_set1_ps(scale));
-            x[p] = _mm512_mask_mov_ps(_mm512_set1_ps(-INFINITY), m, v);
-            most = _mm512_max_ps(most, x[p]);
+            const Floats v = mul_ps(maskz_loadu_ps(m, s + i * BLOCK + p * PAGE), set1_ps(scale));
+            x[p] = mask_mov_ps(set1_ps(-INFINITY), m, v);
+            most = max_ps(most, x[p]);
         }
         const float before = state->most[i];
-        const float now = fmaxf(before, _mm512_reduce_max_ps(most));
-        __m512 total = _mm512_setzero_ps();
+        const float now = fmaxf(before, reduce_max_ps(most));
+        Floats total = setzero_ps();
         for (int p = 0; p < BLOCK_PAGES; p++) {
-            const __m512 e = _mm512_maskz_mov_ps(seen[p], exp_ps(_mm512_sub_ps(x[p], _mm512_set1_ps(now))));
-            total = _mm512_add_ps(total, e);
+            const Floats e = maskz_mov_ps(seen[p], exp_ps(sub_ps(x[p], set1_ps(now))));
+            total = add_ps(total, e);
             store_bf16(weight + i * BLOCK + p * PAGE, e);
         }
         if (visible <= 0 || hidden >= keys) continue; /* nothing seen: the weights are zero and the state stays */
-        const __m512 keep = exp_ps(_mm512_set1_ps(before - now)); /* exp(-inf) = 0 for the first block */
-        const float kept = before == -INFINITY ? 0.0f : _mm512_cvtss_f32(keep);
-        state->sum[i] = state->sum[i] * kept + _mm512_reduce_add_ps(total);
+        const Floats keep = exp_ps(set1_ps(before - now)); /* exp(-inf) = 0 for the first block */
+        const float kept = before == -INFINITY ? 0.0f : first_ps(keep);
+        state->sum[i] = state->sum[i] * kept + reduce_add_ps(total);
         state->most[i] = now;
         for (int d = 0; d < dim; d += 16)
-            _mm512_storeu_ps(acc + i * dim + d, _mm512_mul_ps(_mm512_loadu_ps(acc + i * dim + d), _mm512_set1_ps(kept)));
+            storeu_ps(acc + i * dim + d, mul_ps(loadu_ps(acc + i * dim + d), set1_ps(kept)));
     }
 }
 

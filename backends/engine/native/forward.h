@@ -13,7 +13,7 @@ static void prepare(Workspace *w, const Matrix *m, const float *x, int r) {
         uint8_t *first = w->quantized + 2 * at;
         float *rest = w->normed + (int64_t)r * m->in;
         w->scale[2 * r] = quantize_row(x, first, m->in);
-        for (int i = 0; i < m->in; i++) rest[i] = x[i] - w->scale[2 * r] * (float)(first[i] - 128);
+        for (int i = 0; i < m->in; i++) rest[i] = x[i] - w->scale[2 * r] * (float)(int8_t)(first[i] - ZERO_POINT);
         w->scale[2 * r + 1] = quantize_row(rest, first + m->padded_in, m->in);
         return;
     }
@@ -191,27 +191,27 @@ void NAME(pick)(const float *logits, int rows, int vocab, const uint32_t *mask, 
     for (int r = 0; r < rows; r++) {
         const float *x = logits + (int64_t)r * vocab;
         const uint16_t *allowed = (const uint16_t *)(mask + (int64_t)r * words);
-        const __m512 low = _mm512_set1_ps(-INFINITY);
-        __m512 most = low, top = low;
-        __m512i at = _mm512_set1_epi32(-1), index = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+        const Floats low = set1_ps(-INFINITY);
+        Floats most = low, top = low;
+        Ints at = set1_epi32(-1), index = lane_numbers();
         for (int i = 0; i < vocab; i += 16) {
-            const __mmask16 m = head_mask(vocab - i);
-            const __m512 v = _mm512_mask_loadu_ps(low, m, x + i);
-            most = _mm512_max_ps(most, v);
-            const __mmask16 better = _mm512_mask_cmp_ps_mask((__mmask16)(m & allowed[i / 16]), v, top, _CMP_GT_OQ);
-            top = _mm512_mask_mov_ps(top, better, v);
-            at = _mm512_mask_mov_epi32(at, better, index);
-            index = _mm512_add_epi32(index, _mm512_set1_epi32(16));
+            const Mask m = head_mask(vocab - i);
+            const Floats v = mask_loadu_ps(low, m, x + i);
+            most = max_ps(most, v);
+            const Mask better = m & allowed[i / 16] & greater_ps(v, top);
+            top = mask_mov_ps(top, better, v);
+            at = mask_mov_epi32(at, better, index);
+            index = add_epi32(index, set1_epi32(16));
         }
-        const __m512 largest = _mm512_set1_ps(_mm512_reduce_max_ps(most));
-        __m512 sum = _mm512_setzero_ps();
+        const Floats largest = set1_ps(reduce_max_ps(most));
+        Floats sum = setzero_ps();
         for (int i = 0; i < vocab; i += 16) {
-            const __m512 v = _mm512_mask_loadu_ps(low, head_mask(vocab - i), x + i);
-            sum = _mm512_add_ps(sum, exp_ps(_mm512_sub_ps(v, largest)));
+            const Floats v = mask_loadu_ps(low, head_mask(vocab - i), x + i);
+            sum = add_ps(sum, exp_ps(sub_ps(v, largest)));
         }
-        normalizer[r] = _mm512_cvtss_f32(largest) + logf(_mm512_reduce_add_ps(sum));
-        const __mmask16 winners = _mm512_cmp_ps_mask(top, _mm512_set1_ps(_mm512_reduce_max_ps(top)), _CMP_EQ_OQ);
-        const __m512i found = _mm512_mask_mov_epi32(_mm512_set1_epi32(INT32_MAX), winners, at);
-        best[r] = _mm512_reduce_min_epi32(found);
+        normalizer[r] = first_ps(largest) + logf(reduce_add_ps(sum));
+        const Mask winners = equal_ps(top, set1_ps(reduce_max_ps(top)));
+        const Ints found = mask_mov_epi32(set1_epi32(INT32_MAX), winners, at);
+        best[r] = reduce_min_epi32(found);
     }
 }

@@ -1,6 +1,6 @@
 /* Matrix products with their epilogues. Included once per instruction set, after the block products are defined:
  *
- *   block_product(a, stride, b0, b1, padded_in, c, rows)        a uint8, b int8 panels, c int32: exact
+ *   block_product(a, stride, b0, b1, padded_in, c, rows)        a bytes around ZERO_POINT, b int8 panels, c int32: exact
  *   block_product_bf16(a, stride, b0, b1, padded_in, c, rows)   a and b bf16, c float, summed in the order of the inputs
  *
  * compute c[rows][32] = a[rows][in] times two panels of 16 channels. Each row's sums are formed in the same order however
@@ -19,23 +19,19 @@ typedef struct {
     int rows;
 } Rows;
 
-static inline __m512 dequantize(const int32_t *c, const Matrix *w, int channel, __m512 row_scale) {
-    const __m512i exact = _mm512_sub_epi32(_mm512_loadu_si512(c), _mm512_loadu_si512(w->offset + channel));
-    return _mm512_mul_ps(_mm512_cvtepi32_ps(exact), _mm512_mul_ps(row_scale, _mm512_loadu_ps(w->scale + channel)));
+static inline Floats dequantize(const int32_t *c, const Matrix *w, int channel, Floats row_scale) {
+    Ints exact = loadu_si512(c);
+    if (ZERO_POINT) exact = sub_epi32(exact, loadu_si512(w->offset + channel));
+    return mul_ps(cvtepi32_ps(exact), mul_ps(row_scale, loadu_ps(w->scale + channel)));
 }
 
 /* Nibbles of one panel to bf16 [padded_in / 2][16][2], exactly: 0 .. 15. Scales follow in the product. */
 static void unpack_int4(const uint16_t *packed, int in, bf16 *out) {
-    /* vpermw looks at five bits of an index: the table repeats, so that the next nibble's low bit does no harm. */
-    static const float values[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    const __m512i high = _mm512_srli_epi32(_mm512_castps_si512(_mm512_loadu_ps(values)), 16);
-    const __m256i half = _mm512_cvtepi32_epi16(high);
-    const __m512i table = _mm512_inserti64x4(_mm512_castsi256_si512(half), half, 1);
     for (int k = 0; k < in; k += 8) {
-        __m512i nibbles = _mm512_loadu_si512(packed + k * 4);
+        Ints nibbles = loadu_si512(packed + k * 4);
         for (int j = 0; j < 4; j++) {
-            _mm512_storeu_si512(out + (k + 2 * j) * 16, _mm512_permutexvar_epi16(nibbles, table));
-            nibbles = _mm512_srli_epi16(nibbles, 4);
+            storeu_si512(out + (k + 2 * j) * 16, low_nibbles_to_bf16(nibbles));
+            nibbles = srli_epi16(nibbles, 4);
         }
     }
 }
@@ -50,13 +46,13 @@ static void block_product_int4(const bf16 *a, const float *sums, const Matrix *w
         block_product_bf16(a + begin, in, panel[0] + begin * 16, panel[1] + begin * 16, width, dots, rows);
         for (int p = 0; p < 2; p++) {
             const int64_t at = ((int64_t)(channel[p] / 16) * groups + g) * 16;
-            const __m512 scale = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(w->group_scale + at)));
-            const __m512 least = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(w->group_min + at)));
+            const Floats scale = cvtph_ps(_mm256_loadu_si256((const __m256i *)(w->group_scale + at)));
+            const Floats least = cvtph_ps(_mm256_loadu_si256((const __m256i *)(w->group_min + at)));
             for (int r = 0; r < rows; r++) {
                 float *total = c[r] + p * TILE;
-                const __m512 before = g ? _mm512_load_ps(total) : _mm512_setzero_ps();
-                const __m512 sum = _mm512_set1_ps(sums[(int64_t)r * (in / 32) + g]);
-                _mm512_store_ps(total, _mm512_fmadd_ps(_mm512_load_ps(dots[r] + p * TILE), scale, _mm512_fmadd_ps(sum, least, before)));
+                const Floats before = g ? loadu_ps(total) : setzero_ps();
+                const Floats sum = set1_ps(sums[(int64_t)r * (in / 32) + g]);
+                storeu_ps(total, fmadd_ps(loadu_ps(dots[r] + p * TILE), scale, fmadd_ps(sum, least, before)));
             }
         }
     }
@@ -64,30 +60,30 @@ static void block_product_int4(const bf16 *a, const float *sums, const Matrix *w
 
 /* Finish one row of one pair: bias, adapters, then what the epilogue says. */
 static inline void finish(const Rows *x, const Matrix *w, Epilogue epilogue, int activation, const int32_t (*c)[2 * TILE],
-                          int row, const int *channel, const __mmask16 *mask, float *out) {
-    __m512 y[2];
+                          int row, const int *channel, const Mask *mask, float *out) {
+    Floats y[2];
     for (int p = 0; p < 2; p++) {
         if (w->format == INT8) {
-            y[p] = dequantize(c[0] + p * TILE, w, channel[p], _mm512_set1_ps(x->scale[row]));
+            y[p] = dequantize(c[0] + p * TILE, w, channel[p], set1_ps(x->scale[row]));
         } else if (w->format == WIDE) {
-            const __m512 rest = dequantize(c[1] + p * TILE, w, channel[p], _mm512_set1_ps(x->scale[2 * row + 1]));
-            y[p] = _mm512_add_ps(dequantize(c[0] + p * TILE, w, channel[p], _mm512_set1_ps(x->scale[2 * row])), rest);
+            const Floats rest = dequantize(c[1] + p * TILE, w, channel[p], set1_ps(x->scale[2 * row + 1]));
+            y[p] = add_ps(dequantize(c[0] + p * TILE, w, channel[p], set1_ps(x->scale[2 * row])), rest);
         } else {
-            y[p] = _mm512_castsi512_ps(_mm512_loadu_si512(c[0] + p * TILE));
+            y[p] = castsi512_ps(loadu_si512(c[0] + p * TILE));
         }
-        if (w->bias) y[p] = _mm512_add_ps(y[p], _mm512_maskz_loadu_ps(mask[p], w->bias + channel[p]));
+        if (w->bias) y[p] = add_ps(y[p], maskz_loadu_ps(mask[p], w->bias + channel[p]));
         if (x->delta)
-            y[p] = _mm512_add_ps(y[p], _mm512_maskz_loadu_ps(mask[p], x->delta + (int64_t)row * w->out + channel[p]));
+            y[p] = add_ps(y[p], maskz_loadu_ps(mask[p], x->delta + (int64_t)row * w->out + channel[p]));
     }
     if (epilogue == GATED) {
-        const __m512 gate = activation == GELU_TANH ? gelu_tanh_ps(y[0]) : silu_ps(y[0]);
-        _mm512_mask_storeu_ps(out, mask[0], _mm512_mul_ps(gate, y[1]));
+        const Floats gate = activation == GELU_TANH ? gelu_tanh_ps(y[0]) : silu_ps(y[0]);
+        mask_storeu_ps(out, mask[0], mul_ps(gate, y[1]));
         return;
     }
     for (int p = 0; p < 2; p++) {
         float *at = out + p * TILE;
-        if (epilogue == ADD) y[p] = _mm512_add_ps(_mm512_maskz_loadu_ps(mask[p], at), y[p]);
-        _mm512_mask_storeu_ps(at, mask[p], y[p]);
+        if (epilogue == ADD) y[p] = add_ps(maskz_loadu_ps(mask[p], at), y[p]);
+        mask_storeu_ps(at, mask[p], y[p]);
     }
 }
 
@@ -100,7 +96,7 @@ static void product(const Rows *x, const Matrix *w, Epilogue epilogue, int activ
     for (int pair = begin; pair < end; pair++) {
         const int first = epilogue == GATED ? pair * 16 : pair * 32;
         const int channel[2] = {first, epilogue == GATED ? first + w->out / 2 : first + 16};
-        __mmask16 mask[2];
+        Mask mask[2];
         for (int p = 0; p < 2; p++) mask[p] = channel[p] < w->out ? head_mask(w->out - channel[p]) : 0;
         const int64_t at[2] = {channel[0] / 16 * panel, channel[1] / 16 * panel};
         const bf16 *unpacked[2] = {scratch, scratch + panel};

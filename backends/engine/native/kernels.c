@@ -18,7 +18,7 @@
 #define API __attribute__((visibility("default")))
 #endif
 
-enum { NONE, VNNI, VNNI_BF16, AMX };
+enum { NONE, AVX2, VNNI, VNNI_BF16, AMX };
 
 #if defined(__GLIBC__)
 #include <malloc.h>
@@ -39,6 +39,7 @@ enum { NONE, VNNI, VNNI_BF16, AMX };
 DECLARE(amx)
 DECLARE(vnni_bf16)
 DECLARE(vnni)
+DECLARE(avx2)
 
 static int tiles_allowed(void) {
     unsigned a, b, c, d;
@@ -48,11 +49,17 @@ static int tiles_allowed(void) {
     return syscall(SYS_arch_prctl, 0x1023, 18) == 0;
 }
 
+static int halves_allowed(void) {
+    unsigned a, b, c, d;
+    const int half_precision = __get_cpuid(1, &a, &b, &c, &d) && c >> 29 & 1;
+    return half_precision && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+}
+
 API int still_level(void) {
     __builtin_cpu_init();
     if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") || !__builtin_cpu_supports("avx512dq") ||
         !__builtin_cpu_supports("avx512vl") || !__builtin_cpu_supports("avx512vnni"))
-        return NONE;
+        return halves_allowed() ? AVX2 : NONE;
     if (!__builtin_cpu_supports("avx512bf16")) return VNNI;
     return tiles_allowed() ? AMX : VNNI_BF16;
 }
@@ -60,18 +67,22 @@ API int still_level(void) {
 API void still_forward(int level, const Network *net, const Step *step, Workspace *w, float *out) {
     if (level == AMX) forward_amx(net, step, w, out);
     else if (level == VNNI_BF16) forward_vnni_bf16(net, step, w, out);
-    else forward_vnni(net, step, w, out);
+    else if (level == VNNI) forward_vnni(net, step, w, out);
+    else forward_avx2(net, step, w, out);
 }
 
 API void still_logits(int level, const Network *net, const float *states, int rows, Workspace *w, float *out) {
     if (level == AMX) logits_amx(net, states, rows, w, out);
     else if (level == VNNI_BF16) logits_vnni_bf16(net, states, rows, w, out);
-    else logits_vnni(net, states, rows, w, out);
+    else if (level == VNNI) logits_vnni(net, states, rows, w, out);
+    else logits_avx2(net, states, rows, w, out);
 }
+
 API void still_pick(int level, const float *logits, int rows, int vocab, const uint32_t *mask, int32_t *best, float *normalizer) {
     if (level == AMX) pick_amx(logits, rows, vocab, mask, best, normalizer);
     else if (level == VNNI_BF16) pick_vnni_bf16(logits, rows, vocab, mask, best, normalizer);
-    else pick_vnni(logits, rows, vocab, mask, best, normalizer);
+    else if (level == VNNI) pick_vnni(logits, rows, vocab, mask, best, normalizer);
+    else pick_avx2(logits, rows, vocab, mask, best, normalizer);
 }
 #else
 API int still_level(void) { return NONE; }

@@ -7,7 +7,7 @@
  *              INT4  [out / 16][in / 8][16][2] uint16, four nibbles each: nibble j of half i is input 2 * j + i of eight
  *   keys     bf16, [page][kv head][dim / 2][16 tokens][2]
  *   values   bf16, [page][kv head][8 token pairs][dim][2]
- * Activations meet INT8 as uint8 with zero point 128 and a scale per row, WIDE as two such rows, the second holding what
+ * Activations meet INT8 as bytes around ZERO_POINT (x86.h) with a scale per row, WIDE as two such rows, the second holding what
  * the first left over, and the others as bf16.
  */
 #ifndef STILL_NETWORK_H
@@ -29,7 +29,7 @@ typedef enum { INT8, BF16, INT4, WIDE } Format;
 typedef struct {
     const void *packed;
     const float *scale;                      /* INT8, WIDE: [out] */
-    const int32_t *offset;                   /* INT8: [out], 128 * sum of the channel's weights */
+    const int32_t *offset;                   /* INT8: [out], 128 * sum of the channel's weights, where ZERO_POINT is 128 */
     const uint16_t *group_scale, *group_min; /* INT4: half precision [out / 16][in / group][16] */
     const float *bias;                       /* [out] or NULL */
     int32_t format, out, in, padded_in, group;

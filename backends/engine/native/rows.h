@@ -1,54 +1,54 @@
 /* Work on single rows: norms, quantization, rotary positions. Included once per instruction set. */
 
-static inline __m512 exp_ps(__m512 x) {
+static inline Floats exp_ps(Floats x) {
     /* 2^n * 2^f with f in [-0.5, 0.5]; polynomial of degree 6 for 2^f, relative error below 2e-7. */
-    const __m512 t = _mm512_mul_ps(x, _mm512_set1_ps(1.44269504f));
-    const __m512 n = _mm512_roundscale_ps(t, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    const __m512 f = _mm512_sub_ps(t, n);
-    __m512 p = _mm512_set1_ps(1.5403530e-4f);
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.3333558e-3f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(9.6181291e-3f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(5.5504109e-2f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(2.4022651e-1f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(6.9314718e-1f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0f));
-    return _mm512_scalef_ps(p, n);
+    const Floats t = mul_ps(x, set1_ps(1.44269504f));
+    const Floats n = round_ps(t);
+    const Floats f = sub_ps(t, n);
+    Floats p = set1_ps(1.5403530e-4f);
+    p = fmadd_ps(p, f, set1_ps(1.3333558e-3f));
+    p = fmadd_ps(p, f, set1_ps(9.6181291e-3f));
+    p = fmadd_ps(p, f, set1_ps(5.5504109e-2f));
+    p = fmadd_ps(p, f, set1_ps(2.4022651e-1f));
+    p = fmadd_ps(p, f, set1_ps(6.9314718e-1f));
+    p = fmadd_ps(p, f, set1_ps(1.0f));
+    return times_power_ps(p, n);
 }
 
-static inline __m512 silu_ps(__m512 x) {
-    const __m512 one = _mm512_set1_ps(1.0f);
-    return _mm512_div_ps(x, _mm512_add_ps(one, exp_ps(_mm512_sub_ps(_mm512_setzero_ps(), x))));
+static inline Floats silu_ps(Floats x) {
+    const Floats one = set1_ps(1.0f);
+    return div_ps(x, add_ps(one, exp_ps(sub_ps(setzero_ps(), x))));
 }
 
 /* x * Phi(x) in the form with tanh, written with the logistic function: (1 + tanh t) / 2 = 1 / (1 + exp(-2 t)). */
-static inline __m512 gelu_tanh_ps(__m512 x) {
-    const __m512 cubed = _mm512_mul_ps(_mm512_mul_ps(x, x), x);
-    const __m512 t = _mm512_mul_ps(_mm512_set1_ps(-1.59576912f), _mm512_fmadd_ps(cubed, _mm512_set1_ps(0.044715f), x));
-    return _mm512_div_ps(x, _mm512_add_ps(_mm512_set1_ps(1.0f), exp_ps(t)));
+static inline Floats gelu_tanh_ps(Floats x) {
+    const Floats cubed = mul_ps(mul_ps(x, x), x);
+    const Floats t = mul_ps(set1_ps(-1.59576912f), fmadd_ps(cubed, set1_ps(0.044715f), x));
+    return div_ps(x, add_ps(set1_ps(1.0f), exp_ps(t)));
 }
 
-static inline __mmask16 head_mask(int left) {
-    return left >= 16 ? (__mmask16)0xffff : (__mmask16)((1u << left) - 1);
+static inline Mask head_mask(int left) {
+    return left >= 16 ? (Mask)0xffff : (Mask)((1u << left) - 1);
 }
 
-/* Quantize n floats to uint8 around 128; returns the scale. The tail up to `padded` meets zero weights: any value will do.
+/* Quantize n floats to bytes around the zero point; returns the scale. The tail up to `padded` meets zero weights: any value will do.
  * Magnitudes are compared as integers, where NaN is above everything: it becomes the scale and with it the row's results. */
 static float quantize_row(const float *x, uint8_t *out, int n) {
-    const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
-    __m512i most = _mm512_setzero_si512();
+    const Ints magnitude = set1_epi32(0x7fffffff);
+    Ints most = setzero_si512();
     for (int i = 0; i < n; i += 16) {
-        const __m512i bits = _mm512_maskz_loadu_epi32(head_mask(n - i), x + i);
-        most = _mm512_max_epi32(most, _mm512_and_si512(bits, magnitude));
+        const Ints bits = maskz_loadu_epi32(head_mask(n - i), x + i);
+        most = max_epi32(most, and_si512(bits, magnitude));
     }
-    const union { int32_t i; float f; } largest = {_mm512_reduce_max_epi32(most)};
+    const union { int32_t i; float f; } largest = {reduce_max_epi32(most)};
     const float scale = largest.f <= 1e-10f ? 1e-12f : largest.f / 127.0f;
-    const __m512 inverse = _mm512_set1_ps(1.0f / scale);
-    const __m512i zero_point = _mm512_set1_epi32(128);
+    const Floats inverse = set1_ps(1.0f / scale);
+    const Ints zero_point = set1_epi32(ZERO_POINT);
     for (int i = 0; i < n; i += 16) {
-        const __mmask16 m = head_mask(n - i);
-        const __m512 v = _mm512_mul_ps(_mm512_maskz_loadu_ps(m, x + i), inverse);
-        const __m512i q = _mm512_add_epi32(_mm512_cvtps_epi32(v), zero_point);
-        _mm_mask_storeu_epi8(out + i, m, _mm512_cvtepi32_epi8(q));
+        const Mask m = head_mask(n - i);
+        const Floats v = mul_ps(maskz_loadu_ps(m, x + i), inverse);
+        const Ints q = add_epi32(cvtps_epi32(v), zero_point);
+        mask_storeu_epi8(out + i, m, cvtepi32_epi8(q));
     }
     return scale;
 }
@@ -56,38 +56,38 @@ static float quantize_row(const float *x, uint8_t *out, int n) {
 /* Round n floats to bf16, zeros up to `width`: a stale infinity there would meet a zero weight and give NaN. */
 static void halve_row(const float *x, bf16 *out, int n, int width) {
     for (int i = 0; i < width; i += 16) {
-        const __mmask16 m = i < n ? head_mask(n - i) : 0;
-        store_bf16(out + i, _mm512_maskz_loadu_ps(m, x + i));
+        const Mask m = i < n ? head_mask(n - i) : 0;
+        store_bf16(out + i, maskz_loadu_ps(m, x + i));
     }
 }
 
 /* Sums of groups of bf16 values; `width` is padded, the last group may be short. */
 static void sum_groups(const bf16 *x, float *sums, int width, int group) {
     for (int begin = 0, g = 0; begin < width; begin += group, g++) {
-        __m512 sum = _mm512_setzero_ps();
+        Floats sum = setzero_ps();
         for (int i = begin; i < begin + group && i < width; i += 16) {
-            const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(x + i)));
-            sum = _mm512_add_ps(sum, _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16)));
+            const Ints wide = cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(x + i)));
+            sum = add_ps(sum, castsi512_ps(slli_epi32(wide, 16)));
         }
-        sums[g] = _mm512_reduce_add_ps(sum);
+        sums[g] = reduce_add_ps(sum);
     }
 }
 
 static float inverse_rms(const float *x, int n, float eps) {
-    __m512 sum = _mm512_setzero_ps();
+    Floats sum = setzero_ps();
     for (int i = 0; i < n; i += 16) {
-        const __m512 v = _mm512_maskz_loadu_ps(head_mask(n - i), x + i);
-        sum = _mm512_fmadd_ps(v, v, sum);
+        const Floats v = maskz_loadu_ps(head_mask(n - i), x + i);
+        sum = fmadd_ps(v, v, sum);
     }
-    return 1.0f / sqrtf(_mm512_reduce_add_ps(sum) / (float)n + eps);
+    return 1.0f / sqrtf(reduce_add_ps(sum) / (float)n + eps);
 }
 
 static void norm_row(const float *x, const float *weight, float *out, int n, float eps) {
-    const __m512 r = _mm512_set1_ps(inverse_rms(x, n, eps));
+    const Floats r = set1_ps(inverse_rms(x, n, eps));
     for (int i = 0; i < n; i += 16) {
-        const __mmask16 m = head_mask(n - i);
-        const __m512 v = _mm512_mul_ps(_mm512_maskz_loadu_ps(m, x + i), r);
-        _mm512_mask_storeu_ps(out + i, m, _mm512_mul_ps(v, _mm512_maskz_loadu_ps(m, weight + i)));
+        const Mask m = head_mask(n - i);
+        const Floats v = mul_ps(maskz_loadu_ps(m, x + i), r);
+        mask_storeu_ps(out + i, m, mul_ps(v, maskz_loadu_ps(m, weight + i)));
     }
 }
 

@@ -1,0 +1,6 @@
+/* AVX2, FMA and half precision: Haswell, Zen and later. */
+#if defined(__x86_64__)
+#pragma GCC target("avx2,fma,f16c")
+#define NAME(x) x##_avx2
+#include "x86.h"
+#endif

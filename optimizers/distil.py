@@ -40,7 +40,7 @@ class Distil:
 
     lora: Lora = field(default_factory=Lora)
     settings: SftSettings = field(default_factory=SftSettings)
-    precision: Precision = "bf16"
+    precision: Precision = "auto"
     adapters: Literal["shared", "each"] = "shared"
     held_out: Sequence[Example] = ()
 

@@ -39,7 +39,7 @@ class Prefer:
     samples: int = 8
     temperature: float = 1.0
     margin: float = 0.1
-    precision: Precision = "bf16"
+    precision: Precision = "auto"
     held_out: Sequence[Example] = ()
 
     name = "prefer"

@@ -24,7 +24,7 @@ class Reinforce:
     """
 
     settings: GrpoSettings = field(default_factory=GrpoSettings)
-    precision: Precision = "bf16"
+    precision: Precision = "auto"
     held_out: Sequence[Example] = ()
 
     name = "reinforce"

@@ -56,6 +56,14 @@ def test_only_tokens_with_loss_have_gradients(base):
     assert [len(each) for each in student.token_logprobs([none, masked])] == [0, 3]
 
 
+@pytest.mark.parametrize(("named", "kept"), [("bf16", torch.bfloat16), ("fp32", torch.float32), ("auto", None)])
+def test_the_base_is_kept_in_the_format_that_is_named(base, named, kept):
+    student = Student.open(str(base), Lora(r=4), precision=named)
+    (held,) = {parameter.dtype for parameter in student.network.parameters() if not parameter.requires_grad}
+    assert held == (kept or {"bf16": torch.bfloat16, "fp32": torch.float32}[student.precision])
+    assert {parameter.dtype for parameter in student.parameters()} == {torch.float32}
+
+
 def test_it_learns_and_the_engine_answers_with_it(base, tmp_path):
     from still.backends.engine import Choose, Engine, Request
     from still.backends.models import load_model

@@ -31,7 +31,8 @@ def cache(tmp_path_factory, monkeypatch):
 
 @pytest.fixture
 def engine(base):
-    with Engine(load_model(str(base), "int8"), cache_tokens=8192) as made:
+    # fp32: of bf16 keys and values, torch's products depend on how many rows there are, by more than is compared here.
+    with Engine(load_model(str(base), "fp32"), cache_tokens=8192) as made:
         yield made
 
 

@@ -64,6 +64,16 @@ def test_the_base_is_kept_in_the_format_that_is_named(base, named, kept):
     assert {parameter.dtype for parameter in student.parameters()} == {torch.float32}
 
 
+@pytest.mark.parametrize(("rows", "given", "steps"), [(64, None, 8), (1040, None, 65), (64, 20, 4)])
+def test_few_rows_are_trained_on_in_smaller_batches(base, tmp_path, monkeypatch, rows, given, steps):
+    monkeypatch.setattr(sft._Training, "_step", lambda self, batch: self.record.losses.append(0.0))
+    taken = []
+    settings = SftSettings(epochs=1, batch=given)
+    record = train_sft(open_student(base), (TOYS * 17)[:rows], settings, folder=tmp_path, progress=taken.append)
+    assert len(taken) == taken[-1].steps == steps
+    assert record.settings.batch == (given or (8 if rows == 64 else 16)), "the record says what it came to"
+
+
 def test_it_learns_and_the_engine_answers_with_it(base, tmp_path):
     from still.backends.engine import Choose, Engine, Request
     from still.backends.models import load_model
@@ -142,8 +152,10 @@ def test_another_training_does_not_go_on_from_a_checkpoint(base, tmp_path, monke
 
     with pytest.raises(KeyboardInterrupt):
         train_sft(open_student(base), TOYS, SftSettings(epochs=1), folder=tmp_path, progress=killed)
-    record = train_sft(open_student(base), TOYS, SftSettings(epochs=1, learning_rate=2e-3), folder=tmp_path)
-    assert len(record.losses) == 4
+    begun = []
+    settings = SftSettings(epochs=1, learning_rate=1e-4)
+    train_sft(open_student(base), TOYS, settings, folder=tmp_path, progress=begun.append)
+    assert [step.step for step in begun] == list(range(1, 9)), "all of its steps, from the first"
 
 
 def test_it_stops_when_dev_gets_no_better(base, tmp_path):

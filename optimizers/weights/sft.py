@@ -11,7 +11,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ...errors import TrainingError
@@ -24,18 +24,22 @@ MIN_ROWS = 8
 PASS_TOKENS = 2048
 """In one forward and backward pass: a batch of longer rows is computed in parts, whose gradients are added. What is kept
 for the gradient takes about 1.5 MB a token with a model of 135 million parameters."""
+FEW_ROWS = 1000
+"""Below it a batch is 8 by default, else 16. Measured on 600 rows and on 2,000 and more (docs/benchmarks.md): half the batch
+is twice the steps, which few rows need, for a quarter more time."""
 SAVE_SECONDS = 60.0
 """Between two checkpoints within an epoch."""
 
 
 @dataclass(frozen=True, slots=True)
 class SftSettings:
-    """How to train on rows. batch: rows per step. warmup: share of the steps in which the learning rate rises; then it falls
-    linearly to 0. clip: largest norm of a gradient. patience: epochs without a better score on dev before training ends."""
+    """How to train on rows. batch: rows per step; None: 16, or 8 of fewer than 1,000 rows. warmup: share of the steps in
+    which the learning rate rises; then it falls linearly to 0. clip: largest norm of a gradient. patience: epochs without a
+    better score on dev before training ends."""
 
     learning_rate: float = 2e-3
     epochs: int = 3
-    batch: int = 16
+    batch: int | None = None
     warmup: float = 0.05
     clip: float = 1.0
     patience: int = 2
@@ -43,10 +47,15 @@ class SftSettings:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch", "patience"):
-            if getattr(self, name) < 1:
-                raise TrainingError(f"{name}={getattr(self, name)}: give at least 1")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise TrainingError(f"{name}={value}: give at least 1")
         if not 0.0 <= self.warmup < 1.0:
             raise TrainingError(f"warmup={self.warmup}: give a share of the steps, 0 to below 1")
+
+    def batch_of(self, rows: int) -> int:
+        """Rows per step of a training on so many rows."""
+        return self.batch or (8 if rows < FEW_ROWS else 16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +139,7 @@ class _Training:
 
     def __post_init__(self) -> None:
         settings = self.settings
-        self.record = SftRecord(settings, len(self.rows))
+        self.record = SftRecord(replace(settings, batch=self._batch), len(self.rows))
         self.descent = Descent(
             self.student, learning_rate=settings.learning_rate, steps=settings.epochs * self._per_epoch,
             warmup=settings.warmup, clip=settings.clip,
@@ -139,12 +148,16 @@ class _Training:
         self.checkpoint = Checkpoint(self.folder / "checkpoint", hashlib.sha256(repr(parts).encode()).hexdigest())
 
     @property
+    def _batch(self) -> int:
+        return self.settings.batch_of(len(self.rows))
+
+    @property
     def _per_epoch(self) -> int:
-        return math.ceil(len(self.rows) / self.settings.batch)
+        return math.ceil(len(self.rows) / self._batch)
 
     def run(self) -> SftRecord:
         done = self._resume()
-        with memory_errors(f"give batch={max(1, self.settings.batch // 2)}, fewer target modules, or shorter prompts"):
+        with memory_errors(f"give batch={max(1, self._batch // 2)}, fewer target modules, or shorter prompts"):
             while not self._is_over(done):
                 done = self._epoch(done)
         if self.measure is None:
@@ -167,7 +180,7 @@ class _Training:
         epoch, skip = divmod(done, self._per_epoch)
         began, before = time.perf_counter(), self.record.seconds
         saved = began
-        for batch in _batches(self.rows, self.settings, epoch)[skip:]:
+        for batch in _batches(self.rows, self._batch, self.settings.seed, epoch)[skip:]:
             self._step(batch)
             now = time.perf_counter()
             self.record.seconds = before + now - began
@@ -220,11 +233,11 @@ class _Training:
         self.checkpoint.save(self.student, self.descent, given)
 
 
-def _batches(rows: Sequence[Row], settings: SftSettings, epoch: int) -> list[list[Row]]:
-    drawing = random.Random(f"{settings.seed} {epoch}")
+def _batches(rows: Sequence[Row], size: int, seed: int, epoch: int) -> list[list[Row]]:
+    drawing = random.Random(f"{seed} {epoch}")
     # The tie-breaker differs from epoch to epoch, so that a row does not always meet the same ones.
     order = sorted(rows, key=lambda row: (len(row.tokens), drawing.random()))
-    batches = [order[i : i + settings.batch] for i in range(0, len(order), settings.batch)]
+    batches = [order[i : i + size] for i in range(0, len(order), size)]
     drawing.shuffle(batches)
     return batches
 

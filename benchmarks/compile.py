@@ -10,7 +10,8 @@
 `test` is the score on 100 test rows, read once at the end; `dev_rows` and `train_rows` are what was compiled with. `seconds`
 is the wall time of compiling (starting server or engine and one call before it are not counted), `tokens` what the model
 computed for it: prompt tokens that no cache had, and tokens written. `test_seconds` is the wall time of the test rows,
-`others` the share of the machine's processors that other programs took meanwhile. A row with `day` is from
+`others` the share of the machine's processors that other programs took meanwhile, `instructions` what the machine's processor
+has (as our engine calls it: seconds of rows that differ there do not compare). A row with `day` is from
 compile_measured.jsonl, measured on that day.
 """
 
@@ -33,6 +34,8 @@ TIMEOUT = 4 * 3600
 
 def run_cell(case: str, system: str) -> dict[str, Any]:
     """Measure one cell: a set and a system."""
+    from still.backends.engine.native import LEVELS, native_level
+
     task = task_of(case)
     compile_, run_on = SYSTEMS[system]
     runner = run_on(LIMITS[case])
@@ -46,7 +49,7 @@ def run_cell(case: str, system: str) -> dict[str, Any]:
     return {
         "test": test, "seconds": compiling.seconds, "tokens": tokens, "test_seconds": testing.seconds,
         "failed": failed, "train_rows": len(task.train), "dev_rows": len(task.dev), "test_rows": len(task.test),
-        "others": compiling.others,
+        "others": compiling.others, "instructions": LEVELS[native_level()],
     }  # fmt: skip
 
 

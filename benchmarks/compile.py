@@ -10,8 +10,8 @@
 `test` is the score on 100 test rows, read once at the end; `dev_rows` and `train_rows` are what was compiled with. `seconds`
 is the wall time of compiling (starting server or engine and one call before it are not counted), `tokens` what the model
 computed for it: prompt tokens that no cache had, and tokens written. `test_seconds` is the wall time of the test rows,
-`others` the share of the machine's processors that other programs took meanwhile, `instructions` what the machine's processor
-has (as our engine calls it: seconds of rows that differ there do not compare). A row with `day` is from
+`others` the share of the machine's processors that other programs took meanwhile, `instructions` what the machine's
+processor has, as our engine calls it: seconds of rows that differ there do not compare. A row with `day` is from
 compile_measured.jsonl, measured on that day.
 """
 

@@ -76,7 +76,7 @@ def test_compile_at_o3_trains(tmp_path):
     (tmp_path / "data.jsonl").write_text("\n".join(lines))
     arguments = ("program.py:sorter", "data.jsonl", "-o", "mood.still", "--level", "O3", "--model", base)
     report = " ".join(shell("compile", *arguments, cwd=tmp_path).stdout.split())
-    assert "distil: 12 rows, 3 steps" in report
+    assert "distil: 12 rows, 6 steps" in report
     assert list((tmp_path / ".still" / "training").glob("*/best/adapter_model.safetensors"))
     answered = shell("run", "mood.still", '{"text": "3"}', cwd=tmp_path)
     assert json.loads(answered.stdout)["mood"] in ("good", "bad")

@@ -54,15 +54,16 @@ def still_sft() -> dict[str, Any]:
 
 
 def trl_sft() -> dict[str, Any]:
-    """trl's SFTTrainer as it is, but for what must be the same: rows, batch size, adapter, bfloat16."""
+    """trl's SFTTrainer as it is, but for what must be the same: rows, batch size, adapter, number format."""
     import datasets
     import torch
     import transformers
     import trl
     from still.backends.export import export_model
     from still.optimizers.weights.lora import Lora
+    from still.optimizers.weights.student import fastest_precision
 
-    rows = _train_rows()
+    low, rows = fastest_precision() == "bf16", _train_rows()
     data = datasets.Dataset.from_list(
         [{"input_ids": list(row.tokens), "completion_mask": [int(marked) for marked in row.loss]} for row in rows]
     )
@@ -76,11 +77,11 @@ def trl_sft() -> dict[str, Any]:
 
     with tempfile.TemporaryDirectory() as place:
         base = Path(place) / "base"
-        export_model(MODEL, base, "hf", precision="bf16")
-        model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
+        export_model(MODEL, base, "hf", precision="bf16" if low else "f32")
+        model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16 if low else torch.float32)
         tokenizer = transformers.AutoTokenizer.from_pretrained(base)
         settings = trl.SFTConfig(
-            output_dir=place, per_device_train_batch_size=BATCH, num_train_epochs=1, learning_rate=1e-3, bf16=True,
+            output_dir=place, per_device_train_batch_size=BATCH, num_train_epochs=1, learning_rate=1e-3, bf16=low,
             use_cpu=not torch.cuda.is_available(), save_strategy="no", report_to=[], disable_tqdm=True, seed=0,
         )  # fmt: skip
         trainer = trl.SFTTrainer(

@@ -52,7 +52,7 @@ class Student:
             from peft import get_peft_model
         except ImportError as error:
             raise TrainingError(f"training needs {error.name}: pip install peft") from error
-        precision = _fastest() if precision == "auto" else precision
+        precision = fastest_precision() if precision == "auto" else precision
         base = _base(model, precision)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
@@ -136,7 +136,8 @@ class Student:
             yield
 
 
-def _fastest() -> Precision:
+def fastest_precision() -> Literal["bf16", "fp32"]:
+    """What `"auto"` stands for on this machine."""
     import torch
 
     # oneDNN says it of the processor; without it torch multiplies bfloat16 by a plain loop.

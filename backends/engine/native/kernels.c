@@ -32,14 +32,24 @@ enum { NONE, AVX2, VNNI, VNNI_BF16, AMX };
 #include <cpuid.h>
 #include <sys/syscall.h>
 
+typedef struct {
+    void (*forward)(const Network *, const Step *, Workspace *, float *);
+    void (*logits)(const Network *, const float *, int, Workspace *, float *);
+    void (*pick)(const float *, int, int, const uint32_t *, int32_t *, float *);
+} Kernels;
+
 #define DECLARE(suffix)                                                              \
     void forward_##suffix(const Network *, const Step *, Workspace *, float *);      \
     void logits_##suffix(const Network *, const float *, int, Workspace *, float *); \
     void pick_##suffix(const float *, int, int, const uint32_t *, int32_t *, float *);
-DECLARE(amx)
-DECLARE(vnni_bf16)
-DECLARE(vnni)
+#define KERNELS(suffix) {forward_##suffix, logits_##suffix, pick_##suffix}
 DECLARE(avx2)
+DECLARE(vnni)
+DECLARE(vnni_bf16)
+DECLARE(amx)
+static const Kernels kernels[] = {
+    [AVX2] = KERNELS(avx2), [VNNI] = KERNELS(vnni), [VNNI_BF16] = KERNELS(vnni_bf16), [AMX] = KERNELS(amx),
+};
 
 static int tiles_allowed(void) {
     unsigned a, b, c, d;
@@ -65,24 +75,15 @@ API int still_level(void) {
 }
 
 API void still_forward(int level, const Network *net, const Step *step, Workspace *w, float *out) {
-    if (level == AMX) forward_amx(net, step, w, out);
-    else if (level == VNNI_BF16) forward_vnni_bf16(net, step, w, out);
-    else if (level == VNNI) forward_vnni(net, step, w, out);
-    else forward_avx2(net, step, w, out);
+    kernels[level].forward(net, step, w, out);
 }
 
 API void still_logits(int level, const Network *net, const float *states, int rows, Workspace *w, float *out) {
-    if (level == AMX) logits_amx(net, states, rows, w, out);
-    else if (level == VNNI_BF16) logits_vnni_bf16(net, states, rows, w, out);
-    else if (level == VNNI) logits_vnni(net, states, rows, w, out);
-    else logits_avx2(net, states, rows, w, out);
+    kernels[level].logits(net, states, rows, w, out);
 }
 
 API void still_pick(int level, const float *logits, int rows, int vocab, const uint32_t *mask, int32_t *best, float *normalizer) {
-    if (level == AMX) pick_amx(logits, rows, vocab, mask, best, normalizer);
-    else if (level == VNNI_BF16) pick_vnni_bf16(logits, rows, vocab, mask, best, normalizer);
-    else if (level == VNNI) pick_vnni(logits, rows, vocab, mask, best, normalizer);
-    else pick_avx2(logits, rows, vocab, mask, best, normalizer);
+    kernels[level].pick(logits, rows, vocab, mask, best, normalizer);
 }
 #else
 API int still_level(void) { return NONE; }

@@ -95,6 +95,11 @@ class Candidate:
         """Demonstrations a call sees, summed over predictors: the measure of how simple a candidate is."""
         return sum(state.nearest or len(state.demonstrations) for state in self.states.values())
 
+    @property
+    def per_input(self) -> bool:
+        """Whether any demonstrations are chosen per input, so that no two calls share their prompts."""
+        return any(state.nearest is not None for state in self.states.values())
+
     def apply(self, program: Module) -> Module:
         """Return a copy of `program` in these states, its plain DSPy predictors made Still's; `program` is not changed.
 

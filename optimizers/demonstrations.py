@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from ..signatures.bridge import Example, Module
 from ..signatures.layout import is_complete
 from .candidate import Candidate, Demonstration, PredictorState, asked_signature
-from .context import EvaluationContext, Forecast, PassResult, Rollout
+from .context import EvaluationContext, Forecast, PassResult, Rollout, Standing
 from .racing import race
 from .taught import lessons
 
@@ -27,38 +28,31 @@ class Demonstrations:
     name = "demonstrations"
 
     def run(self, program: Module, baseline: Candidate, context: EvaluationContext) -> PassResult:
-        """Race all kinds against the baseline on dev."""
+        """Race the nearest against the baseline on dev, then all other kinds against the best of those: what is far behind
+        is told from a strong leader soonest."""
         labelled = _labelled_pools(program, context)
-        candidates = [baseline]
-        notes: list[str] = []
-        if labelled:
-            candidates += _draws(labelled, context.seed)
-            candidates += _nearest(labelled)
-        else:
-            notes.append("no predictor has all its fields in the dataset: labelled and nearest demonstrations left out")
+        others = list(_draws(labelled, context.seed)) if labelled else []
         attempts = min(BOOTSTRAP_ATTEMPTS, len(context.train))
-        context.expect(attempts + (len(candidates) + 2 * len(COUNTS)) * len(context.dev))
-        teacher = candidates[1] if labelled else baseline
-        rollouts = _rollouts(program, teacher, context)
+        context.expect(attempts + (len(others) + 1 + 3 * len(COUNTS)) * len(context.dev))
+        first = _race_nearest(program, baseline, list(_nearest(labelled)), context)
+        rollouts = _rollouts(program, others[0] if labelled else baseline, context)
         bootstrapped = _bootstrapped(program, rollouts, context.seed)
-        candidates += bootstrapped
-        if rollouts and not bootstrapped:
-            notes.append(f"none of {len(rollouts)} training examples gave a trace that passed the metric")
-        candidates += _taught(program, rollouts, labelled, context)
-        notes += _uncalled(program, rollouts)
-        standings = race(program, _unique(candidates), context)
-        return PassResult(standings[0].candidate, tuple(standings), tuple(notes))
+        others += [*bootstrapped, *_taught(program, rollouts, labelled, context)]
+        raced = race(program, _unique([first[0].candidate, *others]), context)
+        notes = _notes(program, labelled, rollouts, bootstrapped)
+        return PassResult(raced[0].candidate, (*raced, *first), notes)
 
     def forecast(self, program: Module, baseline: Candidate, context: EvaluationContext) -> Forecast:
         """The candidates of `run`; bootstrapped demonstrations are taken to be as long as labelled ones."""
         labelled = _labelled_pools(program, context)
         draws = list(_draws(labelled, context.seed)) if labelled else []
         bootstrapped = draws[:: len(draws) // len(COUNTS)] if draws else [baseline] * len(COUNTS)
-        nearest = list(_nearest(labelled)) if labelled else []
+        nearest = list(_nearest(labelled))
         taught = bootstrapped if _may_be_taught(program, labelled, context) else []
         return Forecast(
-            (baseline, *draws, *nearest), (*bootstrapped, *taught), rollouts=min(BOOTSTRAP_ATTEMPTS, len(context.train))
-        )
+            (baseline, *draws, *nearest[:1]), (*nearest[1:], *bootstrapped, *taught),
+            rollouts=min(BOOTSTRAP_ATTEMPTS, len(context.train)),
+        )  # fmt: skip
 
 
 def _labelled_pools(program: Module, context: EvaluationContext) -> dict[str, list[Demonstration]]:
@@ -89,9 +83,24 @@ def _draws(pools: dict[str, list[Demonstration]], seed: int) -> Iterator[Candida
 
 
 def _nearest(pools: dict[str, list[Demonstration]]) -> Iterator[Candidate]:
-    for count in COUNTS:
+    for count in COUNTS if pools else ():
         states = {name: PredictorState(tuple(pool), nearest=count) for name, pool in pools.items()}
         yield Candidate(f"nearest-{count}", "nearest", states)
+
+
+def _race_nearest(
+    program: Module, baseline: Candidate, nearest: Sequence[Candidate], context: EvaluationContext
+) -> list[Standing]:
+    """Race the nearest demonstrations, more of them only where fewer have kept up: no two inputs share theirs, so that they
+    are what costs most. The best comes first."""
+    standings = race(program, [baseline, *nearest[:1]], context)
+    for fewer, more in pairwise(nearest):
+        if any(s.candidate is fewer and s.dropped is not None for s in standings):
+            break
+        raced = race(program, [standings[0].candidate, more], context)
+        found = next(s for s in raced if s.candidate is more)
+        standings = [found, *standings] if raced[0] is found else [*standings, found]
+    return standings
 
 
 def _balanced(pool: Sequence[Demonstration], count: int, rng: random.Random) -> list[Demonstration]:
@@ -143,8 +152,7 @@ def _taught(
 def _may_be_taught(program: Module, labelled: Iterable[str], context: EvaluationContext) -> bool:
     labels = set(context.train[0].keys() if context.train else ()) - context.input_fields
     return any(
-        name not in labelled and set(signature.output_fields) <= labels
-        for name, signature in _signatures(program).items()
+        name not in labelled and set(signature.output_fields) <= labels for name, signature in _signatures(program).items()
     )
 
 
@@ -184,6 +192,21 @@ def _pools(calls: Iterable[tuple[str, Demonstration]], signatures: dict[str, Any
             demonstration = {field: values.get(field) for field in signatures[name].fields}
             pools.setdefault(name, {}).setdefault(repr(demonstration), demonstration)
     return {name: list(pool.values()) for name, pool in pools.items()}
+
+
+def _notes(
+    program: Module,
+    labelled: Mapping[str, Any],
+    rollouts: Sequence[Rollout],
+    bootstrapped: Sequence[Candidate],
+) -> tuple[str, ...]:
+    """What kinds were left out, and why."""
+    notes = (
+        [] if labelled else ["no predictor has all its fields in the dataset: labelled and nearest demonstrations left out"]
+    )
+    if rollouts and not bootstrapped:
+        notes.append(f"none of {len(rollouts)} training examples gave a trace that passed the metric")
+    return (*notes, *_uncalled(program, rollouts))
 
 
 def _uncalled(program: Module, rollouts: Sequence[Rollout]) -> list[str]:

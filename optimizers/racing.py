@@ -38,7 +38,8 @@ def race(program: Module, candidates: Sequence[Candidate], context: EvaluationCo
 
     The first candidate is what the others are compared with in the report: it is never dropped. Survivors have seen every
     dev example; a dropped one has seen some whole blocks. Ties go to the candidate with fewer
-    demonstrations, then to the one named first. Where the budget runs out, the candidates that have seen most are compared.
+    demonstrations, then to one that shows the same to every input, to one with fewer knobs turned, to the one named first.
+    Where the budget runs out, the candidates that have seen most are compared.
     """
     blocks = blocks_of(_order(context))
     outcomes: dict[int, list[Outcome]] = {i: [] for i in range(len(candidates))}
@@ -54,11 +55,12 @@ def race(program: Module, candidates: Sequence[Candidate], context: EvaluationCo
                 _drop(candidates, outcomes, dropped, threshold, len(context.dev), context.seed)
     _drop_unfinished(outcomes, dropped)
     standings = [Standing(c, tuple(outcomes[i]), dropped.get(i)) for i, c in enumerate(candidates)]
-    ranks = {id(s): i for i, s in enumerate(standings)}
-    return sorted(
-        standings,
-        key=lambda s: (s.dropped is not None, -s.mean, s.candidate.demonstration_count, ranks[id(s)]),
-    )
+    return sorted(standings, key=lambda s: (s.dropped is not None, -s.mean, *_size(s.candidate)))
+
+
+def _size(candidate: Candidate) -> tuple[int, bool, int]:
+    """How simple a candidate is: of two that are as good the smaller is kept."""
+    return candidate.demonstration_count, candidate.per_input, len(candidate.knobs)
 
 
 def measure(program: Module, candidate: Candidate, context: EvaluationContext) -> Standing:

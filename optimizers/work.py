@@ -16,7 +16,7 @@ def work(standing: Standing) -> int:
     """
     prompts = [outcome.prompt_tokens for outcome in standing.outcomes]
     decoded = sum(outcome.decoded_tokens for outcome in standing.outcomes)
-    if any(state.nearest is not None for state in standing.candidate.states.values()):
+    if standing.candidate.per_input:
         return sum(prompts) + decoded
     shared = min(prompts, default=0)
     return sum(prompts) - shared * max(0, len(prompts) - 1) + decoded

@@ -48,6 +48,42 @@ class Context:
 BASELINE = Candidate("baseline", "baseline")
 
 
+class Valued(Context):
+    """Right on the share of dev examples that `worth` gives the number of a candidate's nearest demonstrations."""
+
+    def __init__(self, worth, train=EXAMPLES):
+        super().__init__(train)
+        self.dev, self.worth = EXAMPLES * 2, worth
+
+    def evaluate(self, program, candidate, indices):
+        self.seen[candidate.name] = candidate
+        share = self.worth.get(candidate.states["self"].nearest, 0.1) if candidate.states else 0.1
+        return [Outcome(float((7 * i + 3) % 20 < 20 * share)) for i in indices]
+
+
+@pytest.mark.parametrize(
+    ("worth", "tried", "winner"),
+    [
+        ({4: 0.5, 8: 0.5}, [4, 8], "nearest-4"),
+        ({4: 0.5, 8: 0.6}, [4, 8], "nearest-8"),
+        ({4: 0.0, 8: 0.9}, [4], "baseline"),
+    ],
+)
+def test_more_neighbours_are_tried_where_few_have_kept_up(worth, tried, winner):
+    context = Valued(worth)
+    result = Demonstrations().run(still.Predict(Sort), BASELINE, context)
+    counts = [c.states["self"].nearest for c in context.seen.values() if c.origin == "nearest"]
+    assert (counts, result.winner.name) == (tried, winner)
+    assert {s.candidate.name for s in result.standings} >= {f"nearest-{count}" for count in tried}
+
+
+def test_others_are_raced_against_the_best_of_the_nearest():
+    result = Demonstrations().run(still.Predict(Sort), BASELINE, Valued({4: 0.5, 8: 1.0}))
+    dropped = {s.candidate.name: s.dropped for s in result.standings if s.candidate.origin == "labelled"}
+    assert dropped
+    assert all("nearest-8" in reason for reason in dropped.values())
+
+
 def propose(program, context):
     result = Demonstrations().run(program, BASELINE, context)
     assert result.winner is BASELINE, "all score the same: the simplest stays"

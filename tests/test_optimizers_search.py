@@ -3,11 +3,13 @@
 from typing import Literal
 
 import still
-from scripted import ScriptedLM
-from still.optimizers.candidate import Candidate, PredictorState
+from scripted import ScriptedLM, demonstrations
+from still.optimizers.candidate import Candidate, PredictorState, current_state
 from still.optimizers.context import Outcome, PassResult, Standing
 from still.optimizers.racing import race
-from still.optimizers.search import Search, make_space
+from still.optimizers.search import Search
+from still.optimizers.space import make_space
+from still.signatures.knob import offer
 
 
 class Sort(still.Signature):
@@ -93,6 +95,50 @@ def test_the_space_holds_what_was_measured_once_each():
     assert candidate.states["sort"].instructions == "Be quick."
     assert candidate.states["sort"].demonstrations == ()
     assert candidate.knobs == {"depth": 8}
+
+
+def test_what_was_measured_is_found_again_in_the_space():
+    shown = PredictorState(({"item": "x", "bin": "glass"},))
+    told = PredictorState(({"item": "y", "bin": "glass"},), instructions="Be quick.")
+    measured = [*history(shown, told), Standing(Candidate("baseline", "baseline"), (Outcome(1.0),))]
+    space = make_space(Program(), measured[0].candidate, measured)
+    for standing in measured:
+        values = space.values(standing.candidate)
+        one, other = (c.apply(Program()) for c in (space.candidate(values, "x"), standing.candidate))
+        assert current_state(one.sort) == current_state(other.sort)
+    assert space.values(measured[0].candidate) == space.first
+    assert space.values(Candidate("other", "test", {"sort": PredictorState(instructions="Never seen.")})) is None
+
+
+def test_what_was_measured_is_not_tried_again(tmp_path):
+    """Two kinds of demonstrations and two of instructions: three of the four were measured before."""
+
+    class Before:
+        name = "before"
+
+        def run(self, program, baseline, context):
+            shown = PredictorState(({"item": "x", "depth": 1, "mode": "a", "bin": "glass"},))
+            told = PredictorState(instructions="Look closely.")
+            tried = [Candidate(f"c{i}", "before", {"sort": state}) for i, state in enumerate((shown, told))]
+            return PassResult(baseline, tuple(race(program, [baseline, *tried], context)))
+
+    def answer(plan, inputs):
+        right, number = next(b for b in BINS if inputs["item"].endswith(b)), int(inputs["item"].split()[1])
+        points = 1 + 2 * ("closely" in plan.turns[0].parts[0].text) + (demonstrations(plan) > 0)
+        return {"bin": right if number % 5 < points else "none of them"}
+
+    program = Program()
+    for module, names in ((program, ("depth", "mode", "weight")), (program.sort, ("reasoning", "samples"))):
+        for name in names:
+            offer(module, name, ())
+    result = still.compile(
+        program, data(12), data(30, 100), lm=ScriptedLM(answer), passes=[Before(), Search()], progress=False,
+        ledger=tmp_path / "l.duckdb",
+    )  # fmt: skip
+    (tried,) = [row.name for row in result.report.rows if row.name.startswith("search")]
+    assert "demonstrations of c0" in tried
+    assert "instructions of c1" in tried
+    assert result.winner.name == tried
 
 
 def test_a_knob_can_be_turned_back():

@@ -7,7 +7,7 @@ import time
 from asyncio import CancelledError
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from pydantic import TypeAdapter, ValidationError
@@ -149,12 +149,16 @@ class Evaluator:
             pending: dict[Future[tuple[Outcome, Run, Asked]], str] = {
                 executor.submit(self._run_one, variant, example, self.recall): key for key, example in missing.items()
             }
+            begun = time.perf_counter()
             while pending:
                 # A timeout lets Ctrl-C through on platforms where waiting on a lock does not.
                 done, _ = wait(pending, timeout=1.0, return_when=FIRST_COMPLETED)
                 for future in done:
                     key = pending.pop(future)
                     outcome, run, asked = future.result()
+                    # Examples run side by side: each is given the time since the one before it, so that sums are true.
+                    ended = time.perf_counter()
+                    outcome, begun = replace(outcome, seconds=ended - begun), ended
                     self.ledger.record(self._row(key, candidate, missing[key], split, outcome, run))
                     for purpose, calls in asked.items():
                         for row in call_rows(calls, purpose, self.run_id, key):

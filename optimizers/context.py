@@ -41,6 +41,7 @@ class Outcome:
     cached_tokens: int = 0
     decoded_tokens: int = 0
     seconds: float = 0.0
+    """Of the wall time of examples that run side by side, since the one before it was done; alone: what it took."""
     resumed: bool = False
     """Taken from the ledger instead of run."""
     metric_calls: int = 0

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from typing import Literal
 
 import dspy
@@ -247,6 +248,16 @@ def test_the_report_reads_back_and_shows_every_candidate(tmp_path):
     for row in result.report.rows:
         assert row.name in str(result.report)
         assert row.name in result.report._repr_html_()
+
+
+def test_seconds_of_candidates_add_up_to_less_than_the_compile_took(tmp_path):
+    def slowly(plan, inputs):
+        time.sleep(0.02)
+        return right_with_demonstrations(plan, inputs)
+
+    report = run(tmp_path, slowly)[0].report
+    assert all(row.seconds > 0 for row in report.rows)
+    assert sum(row.seconds for row in report.rows) <= report.seconds, "examples run side by side, so waits do not add up"
 
 
 def test_on_a_real_engine_every_answer_is_of_its_type(tmp_path, tiny_lm, monkeypatch):

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from still.backends.engine import Decode, Engine, Request
 from still.backends.engine.batch import build_batch
 from still.backends.engine.decoder import TorchDecoder
-from still.backends.engine.native import NativeDecoder, native_level
+from still.backends.engine.native import NativeDecoder, native_level, native_levels
 from still.backends.engine.pages import PAGE_SIZE, Page
 from still.backends.engine.scheduler import Chunk
 from still.backends.models import Adapter, LowRank, load_adapter, load_model
@@ -56,7 +56,7 @@ def mixed_batch(adapters, lengths):
 
 
 @native
-@pytest.mark.parametrize("level", range(1, native_level() + 1))
+@pytest.mark.parametrize("level", native_levels())
 def test_compiled_adapters_agree_with_torch(tiny_quantized, level):
     spec = tiny_quantized.spec
     adapters = [random_adapter(spec, 1), None, random_adapter(spec, 2, ("qkv", "down"))]
@@ -70,7 +70,7 @@ def test_compiled_adapters_agree_with_torch(tiny_quantized, level):
 
 
 @native
-@pytest.mark.parametrize("level", range(1, native_level() + 1))
+@pytest.mark.parametrize("level", native_levels())
 def test_adapters_in_one_step_change_no_bit(tiny_quantized, level):
     spec = tiny_quantized.spec
     adapters = [random_adapter(spec, 1), None, random_adapter(spec, 2), None]

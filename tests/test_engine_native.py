@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from still.backends.engine import Decode, Engine, Forced, Request, Sampling
 from still.backends.engine.batch import build_batch
 from still.backends.engine.decoder import TorchDecoder
-from still.backends.engine.native import NativeDecoder, native_level, runs_natively
+from still.backends.engine.native import NativeDecoder, native_level, native_levels, runs_natively
 from still.backends.engine.pages import PAGE_SIZE, Page
 from still.backends.engine.scheduler import Chunk
 from still.errors import EngineError
 
 pytestmark = pytest.mark.skipif(native_level() == 0, reason="the compiled decoder does not run on this machine")
-LEVELS = range(1, native_level() + 1)
+LEVELS = native_levels()
 PAGES = 64
 
 

@@ -1,8 +1,8 @@
 """The compiled decoder: int8, int4 or bf16 weights, bf16 pages, one C call per step (see native/).
 
-Built by setuptools as an optional extension and called through ctypes, which releases the interpreter lock. Needs
-AVX2 on x86-64 Linux, and uses AVX-512 VNNI, BF16 and AMX where they are; elsewhere `native_level()` is 0 and the engine
-runs on torch.
+Built by setuptools as an optional extension and called through ctypes, which releases the interpreter lock. Needs AVX2 on
+x86-64 Linux, and uses AVX-VNNI, AVX-512 VNNI, BF16 and AMX where they are; elsewhere `native_level()` is 0 and the
+engine runs on torch.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .pages import PAGE_SIZE
 from .rope import local_rope_tables, rope_tables
 from .sampler import Masks, Picks
 
-LEVELS = ("torch", "avx2", "avx512-vnni", "avx512-vnni-bf16", "amx")
+LEVELS = ("torch", "avx2", "avx-vnni", "avx512-vnni", "avx512-vnni-bf16", "amx")
 """Names of what `native_level` returns."""
 
 _P, _I = ctypes.c_void_p, ctypes.c_int32
@@ -95,6 +95,7 @@ def _library() -> ctypes.CDLL | None:
         "still_forward": [_I, _P, _P, _P, _P],
         "still_logits": [_I, _P, _P, _I, _P, _P],
         "still_pick": [_I, _P, _I, _I, _P, _P, _P],
+        "still_runs": [_I],
         "still_page_out": [_P, ctypes.c_size_t],
     }.items():
         getattr(library, name).argtypes = arguments
@@ -104,8 +105,13 @@ def _library() -> ctypes.CDLL | None:
 @lru_cache(maxsize=1)
 def native_level() -> int:
     """Which instruction set the compiled decoder uses here, an index into `LEVELS`; 0: it cannot run."""
+    return max(native_levels(), default=0)
+
+
+def native_levels() -> tuple[int, ...]:
+    """All that it could use here."""
     library = _library()
-    return int(library.still_level()) if library is not None else 0
+    return tuple(level for level in range(len(LEVELS)) if library is not None and library.still_runs(level))
 
 
 def release_team() -> None:

@@ -18,7 +18,7 @@
 #define API __attribute__((visibility("default")))
 #endif
 
-enum { NONE, AVX2, VNNI, VNNI_BF16, AMX };
+enum { NONE, AVX2, AVX_VNNI, VNNI, VNNI_BF16, AMX };
 
 #if defined(__GLIBC__)
 #include <malloc.h>
@@ -44,11 +44,12 @@ typedef struct {
     void pick_##suffix(const float *, int, int, const uint32_t *, int32_t *, float *);
 #define KERNELS(suffix) {forward_##suffix, logits_##suffix, pick_##suffix}
 DECLARE(avx2)
+DECLARE(avx_vnni)
 DECLARE(vnni)
 DECLARE(vnni_bf16)
 DECLARE(amx)
 static const Kernels kernels[] = {
-    [AVX2] = KERNELS(avx2), [VNNI] = KERNELS(vnni), [VNNI_BF16] = KERNELS(vnni_bf16), [AMX] = KERNELS(amx),
+    [AVX2] = KERNELS(avx2), [AVX_VNNI] = KERNELS(avx_vnni), [VNNI] = KERNELS(vnni), [VNNI_BF16] = KERNELS(vnni_bf16), [AMX] = KERNELS(amx),
 };
 
 static int tiles_allowed(void) {
@@ -65,13 +66,26 @@ static int halves_allowed(void) {
     return half_precision && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 }
 
-API int still_level(void) {
+static int avx_vnni_allowed(void) {
+    unsigned a, b, c, d;
+    return halves_allowed() && __get_cpuid_count(7, 1, &a, &b, &c, &d) && a >> 4 & 1;
+}
+
+static int avx512_allowed(void) {
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
+}
+
+API int still_runs(int level) {
     __builtin_cpu_init();
-    if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") || !__builtin_cpu_supports("avx512dq") ||
-        !__builtin_cpu_supports("avx512vl") || !__builtin_cpu_supports("avx512vnni"))
-        return halves_allowed() ? AVX2 : NONE;
-    if (!__builtin_cpu_supports("avx512bf16")) return VNNI;
-    return tiles_allowed() ? AMX : VNNI_BF16;
+    switch (level) {
+    case AVX2: return halves_allowed();
+    case AVX_VNNI: return avx_vnni_allowed();
+    case VNNI: return avx512_allowed();
+    case VNNI_BF16: return avx512_allowed() && __builtin_cpu_supports("avx512bf16");
+    case AMX: return still_runs(VNNI_BF16) && tiles_allowed();
+    default: return 0;
+    }
 }
 
 API void still_forward(int level, const Network *net, const Step *step, Workspace *w, float *out) {
@@ -86,7 +100,7 @@ API void still_pick(int level, const float *logits, int rows, int vocab, const u
     kernels[level].pick(logits, rows, vocab, mask, best, normalizer);
 }
 #else
-API int still_level(void) { return NONE; }
+API int still_runs(int level) { return (void)level, 0; }
 API void still_pick(int level, const float *logits, int rows, int vocab, const uint32_t *mask, int32_t *best, float *normalizer) {
     (void)level, (void)logits, (void)rows, (void)vocab, (void)mask, (void)best, (void)normalizer;
 }

@@ -1,12 +1,16 @@
-/* Block products (see gemm.h) on AVX2: sixteen registers hold the sums of two rows and two panels, or four rows and one.
- * Included once per instruction set. */
+/* Block products (see gemm.h) on AVX2, with or without VNNI: sixteen registers hold the sums of two rows and two panels, or
+ * four rows and one. Included once per instruction set. */
 
-/* Bytes: vpmaddubsw adds two products of an unsigned and a signed byte in sixteen bits. They cannot overflow where both are
+#ifdef __AVXVNNI__
+static inline __m256i dot_bytes(__m256i acc, __m256i x, __m256i weight) { return _mm256_dpbusd_avx_epi32(acc, x, weight); }
+#else
+/* vpmaddubsw adds two products of an unsigned and a signed byte in sixteen bits. They cannot overflow where both are
  * at most 127 in magnitude: 2 * 127 * 127 < 2^15. So the sign of the activation goes to the weight, as in llama.cpp. */
-static inline __m256i dot_bytes(__m256i acc, __m256i magnitude, __m256i sign, __m256i weight) {
-    const __m256i pairs = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(weight, sign));
+static inline __m256i dot_bytes(__m256i acc, __m256i x, __m256i weight) {
+    const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(x), _mm256_sign_epi8(weight, x));
     return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
+#endif
 
 static void block_product(const uint8_t *a, int64_t stride, const int8_t *b0, const int8_t *b1, int in, int32_t (*c)[32], int rows) {
     for (int r = 0; r < rows; r += 2) {
@@ -20,8 +24,8 @@ static void block_product(const uint8_t *a, int64_t stride, const int8_t *b0, co
             for (int j = 0; j < 2; j++) {
                 int32_t four;
                 memcpy(&four, a + (r + j) * stride + k, 4);
-                const __m256i x = _mm256_set1_epi32(four), magnitude = _mm256_abs_epi8(x);
-                for (int i = 0; i < 4; i++) acc[j][i] = dot_bytes(acc[j][i], magnitude, x, w[i]);
+                const __m256i x = _mm256_set1_epi32(four);
+                for (int i = 0; i < 4; i++) acc[j][i] = dot_bytes(acc[j][i], x, w[i]);
             }
         }
         for (int j = 0; j < 2; j++)

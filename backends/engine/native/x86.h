@@ -15,7 +15,7 @@
 #endif
 
 /* What activations are quantized around: VNNI multiplies unsigned by signed bytes. AVX2 has no such product that is exact. */
-#ifdef __AVX512VNNI__
+#if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
 #define ZERO_POINT 128
 #else
 #define ZERO_POINT 0

@@ -34,7 +34,7 @@ TIMEOUT = 4 * 3600
 
 def run_cell(case: str, system: str) -> dict[str, Any]:
     """Measure one cell: a set and a system."""
-    from still.backends.engine.native import LEVELS, native_level
+    from still.backends.engine.kernels import LEVELS, native_level
 
     task = task_of(case)
     compile_, run_on = SYSTEMS[system]

@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 from still.backends.engine import Decode, Engine, Request
 from still.backends.engine.batch import build_batch
 from still.backends.engine.decoder import TorchDecoder
-from still.backends.engine.native import NativeDecoder, native_level, native_levels
+from still.backends.engine.kernels import native_level, native_levels
+from still.backends.engine.native import NativeDecoder
 from still.backends.engine.pages import PAGE_SIZE, Page
 from still.backends.engine.scheduler import Chunk
 from still.backends.models import Adapter, LowRank, load_adapter, load_model

@@ -9,7 +9,8 @@ import pytest
 import torch
 import transformers
 from still.backends.engine import Decode, Engine, Request
-from still.backends.engine.native import native_level, runs_natively
+from still.backends.engine.kernels import native_level
+from still.backends.engine.native import runs_natively
 from still.backends.models import load_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 

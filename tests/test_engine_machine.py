@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from still.backends.engine import END, Choose, Decode, Forced, Request, Sampling
 from still.backends.engine.core import EngineCore
 from still.backends.engine.invariants import check_tables
-from still.backends.engine.native import native_level
+from still.backends.engine.kernels import native_level
 from still.errors import EngineError
 
 CACHE_PAGES = 10

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from still.backends.engine.native import native_level
+from still.backends.engine.kernels import native_level
 
 SCRIPT = """
 import json, psutil, torch

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from still.backends.engine import Decode, Engine, Forced, Request, Sampling
 from still.backends.engine.batch import build_batch
 from still.backends.engine.decoder import TorchDecoder
-from still.backends.engine.native import NativeDecoder, native_level, native_levels, runs_natively
+from still.backends.engine.kernels import native_level, native_levels
+from still.backends.engine.native import NativeDecoder, runs_natively
 from still.backends.engine.pages import PAGE_SIZE, Page
 from still.backends.engine.scheduler import Chunk
 from still.errors import EngineError

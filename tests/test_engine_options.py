@@ -8,7 +8,7 @@ from byte_model import byte_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from still.backends.engine import END, Choose, Decode, Engine, Forced, Request, Sampling, option_probabilities
-from still.backends.engine.native import native_level
+from still.backends.engine.kernels import native_level
 from still.backends.engine.options import option_tree
 from still.errors import EngineError
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 from still.backends.engine import Decode, Engine, Forced, Request, Sampling
-from still.backends.engine.native import native_level
+from still.backends.engine.kernels import native_level
 from still.backends.models import Adapter
 from still.errors import EngineError
 

@@ -2,7 +2,7 @@
 
 from .closing import shortest_completion
 from .engine import Engine
-from .native import release_team
+from .kernels import release_team
 from .request import END, Choose, Decode, Forced, Request, Result, Sampling, StepResult, Usage, option_probabilities
 from .stats import Stats
 from .stream import AsyncStream, Stream

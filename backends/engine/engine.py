@@ -20,7 +20,7 @@ from weakref import WeakSet
 from ...errors import CancelledError, EngineError
 from ..models import Adapter, Model, load_adapter
 from .core import EngineCore, answer
-from .native import release_team
+from .kernels import release_team
 from .request import Decode, Forced, Request, Result, Sampling
 from .sequence import Sequence
 from .stats import Stats

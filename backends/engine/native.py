@@ -1,16 +1,13 @@
 """The compiled decoder: int8, int4 or bf16 weights, bf16 pages, one C call per step (see native/).
 
-Built by setuptools as an optional extension and called through ctypes, which releases the interpreter lock. Needs AVX2 on
-x86-64 Linux, and uses AVX-VNNI, AVX-512 VNNI, BF16 and AMX where they are; elsewhere `native_level()` is 0 and the
-engine runs on torch.
+Needs AVX2 on x86-64 Linux, and uses AVX-VNNI, AVX-512 VNNI, BF16 and AMX where they are; elsewhere `native_level()` is 0 and
+the engine runs on torch.
 """
 
 from __future__ import annotations
 
 import ctypes
-import importlib.util
 from collections.abc import Iterator
-from functools import lru_cache
 from itertools import groupby
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -21,105 +18,12 @@ import torch
 from ...errors import EngineError
 from ..models import Adapter, LowRank, Model
 from ..models.spec import ACTIVATIONS
+from . import kernels
 from .batch import Batch
 from .packing import Packer
 from .pages import PAGE_SIZE
 from .rope import local_rope_tables, rope_tables
 from .sampler import Masks, Picks
-
-LEVELS = ("torch", "avx2", "avx-vnni", "avx512-vnni", "avx512-vnni-bf16", "amx")
-"""Names of what `native_level` returns."""
-
-_P, _I = ctypes.c_void_p, ctypes.c_int32
-
-
-class _Matrix(ctypes.Structure):
-    _fields_ = (
-        ("packed", _P), ("scale", _P), ("offset", _P), ("group_scale", _P), ("group_min", _P), ("bias", _P),
-        ("format", _I), ("out", _I), ("in_", _I), ("padded_in", _I), ("group", _I),
-    )  # fmt: skip
-
-
-_NORMS = ("attn_norm", "mlp_norm", "q_norm", "k_norm", "attn_post_norm", "mlp_post_norm")
-_MATRICES = ("qkv", "o", "gate_up", "down")
-
-
-class _Layer(ctypes.Structure):
-    _fields_ = (
-        *((name, _P) for name in _NORMS), ("cos", _P), ("sin", _P), ("window", ctypes.c_int64),
-        *((name, _Matrix) for name in _MATRICES),
-    )  # fmt: skip
-
-
-class _Network(ctypes.Structure):
-    _fields_ = (
-        ("layers", _I), ("hidden", _I), ("intermediate", _I), ("heads", _I), ("kv_heads", _I), ("head_dim", _I),
-        ("activation", _I), ("eps", ctypes.c_float), ("attention_scale", ctypes.c_float), ("embed_scale", ctypes.c_float),
-        ("layer", ctypes.POINTER(_Layer)), ("final_norm", _P), ("embed", _P), ("lm_head", _Matrix),
-        ("keys", _P), ("values", _P), ("layer_stride", ctypes.c_int64),
-    )  # fmt: skip
-
-
-class _LowRank(ctypes.Structure):
-    _fields_ = (("a", _P), ("b", _P), ("begin", _P), ("end", _P), ("rank", _I))
-
-
-class _AdapterLayer(ctypes.Structure):
-    _fields_ = tuple((name, _LowRank) for name in _MATRICES)
-
-
-class _Group(ctypes.Structure):
-    _fields_ = (
-        ("first_row", _I), ("rows", _I), ("first_entry", _I), ("pages", _I), ("page_position", _I), ("phase", _I),
-    )  # fmt: skip
-
-
-class _Step(ctypes.Structure):
-    _fields_ = (
-        ("rows", _I), ("groups", _I), ("tokens", _P), ("positions", _P), ("slots", _P), ("group", _P),
-        ("row_list", _P), ("page_list", _P), ("adapter", _P),
-    )  # fmt: skip
-
-
-@lru_cache(maxsize=1)
-def _library() -> ctypes.CDLL | None:
-    spec = importlib.util.find_spec("._kernels", __package__)
-    if spec is None or spec.origin is None:
-        return None  # built without a compiler
-    library = ctypes.CDLL(spec.origin)
-    library.still_workspace_new.restype = _P
-    for name, arguments in {
-        "still_workspace_free": [_P],
-        "still_workspace_reserve": [_P, _P, _I, _I],
-        "still_workspace_tiles": [_P, _P, _P],
-        "still_forward": [_I, _P, _P, _P, _P],
-        "still_logits": [_I, _P, _P, _I, _P, _P],
-        "still_pick": [_I, _P, _I, _I, _P, _P, _P],
-        "still_runs": [_I],
-        "still_page_out": [_P, ctypes.c_size_t],
-    }.items():
-        getattr(library, name).argtypes = arguments
-    return library
-
-
-@lru_cache(maxsize=1)
-def native_level() -> int:
-    """Which instruction set the compiled decoder uses here, an index into `LEVELS`; 0: it cannot run."""
-    return max(native_levels(), default=0)
-
-
-def native_levels() -> tuple[int, ...]:
-    """All that it could use here."""
-    library = _library()
-    return tuple(level for level in range(len(LEVELS)) if library is not None and library.still_runs(level))
-
-
-def release_team() -> None:
-    """Let the calling thread's idle OpenMP workers go. Call it after work that another thread's goes on from: with more
-    threads alive than cores none of them spins at barriers, which costs a third of a training's speed."""
-    library = _library()
-    if library is not None:
-        library.still_release_team()
 
 
 def runs_natively(model: Model) -> bool:
@@ -143,9 +47,9 @@ class NativeDecoder:
     products are exact, and each row's attention sums its key blocks in the order of its sequence."""
 
     def __init__(self, model: Model, num_pages: int, max_context: int) -> None:
-        library = _library()
+        library = kernels.library()
         assert library is not None
-        self._library, self._level = library, native_level()
+        self._library, self._level = library, kernels.native_level()
         self._keep: list[Any] = []  # memory that the C structures point to
         spec, weights = model.spec, model.weights
         self._vocab, self._hidden = spec.vocab_size, spec.hidden_size
@@ -155,15 +59,15 @@ class NativeDecoder:
             np.zeros((spec.num_layers, num_pages, stride // num_pages), dtype=np.uint16) for _ in range(2)
         )
         packer = Packer(self._keep)
-        layers = (_Layer * spec.num_layers)(*self._layers(model, packer, max_context))
+        layers = (kernels.Layer * spec.num_layers)(*self._layers(model, packer, max_context))
         self._keep.append(layers)
-        self._network = _Network(
+        self._network = kernels.Network(
             layers=spec.num_layers, hidden=spec.hidden_size, intermediate=spec.intermediate_size,
             heads=spec.num_heads, kv_heads=spec.num_kv_heads, head_dim=spec.head_dim,
             activation=ACTIVATIONS.index(spec.activation), eps=spec.rms_eps, attention_scale=spec.attention_scale,
             embed_scale=spec.embed_scale, layer=layers, final_norm=packer.pointer(weights["norm"].float()),
             embed=packer.pointer(weights["embed"]) if "embed" in weights else None,
-            lm_head=_Matrix(**packer.matrix(weights, "lm_head")),
+            lm_head=kernels.Matrix(**packer.matrix(weights, "lm_head")),
             keys=self._keys.ctypes.data, values=self._values.ctypes.data,
             layer_stride=stride,
         )  # fmt: skip
@@ -184,7 +88,7 @@ class NativeDecoder:
         rows = len(batch.tokens)
         groups, row_list, page_list = _groups(batch)
         tokens, positions = batch.tokens.astype(np.int32), batch.positions.astype(np.int32)
-        step = _Step(
+        step = kernels.Step(
             rows=rows, groups=len(groups), tokens=tokens.ctypes.data, positions=positions.ctypes.data,
             slots=batch.slots.ctypes.data, group=ctypes.addressof(groups), row_list=row_list.ctypes.data,
             page_list=page_list.ctypes.data,
@@ -240,7 +144,7 @@ class NativeDecoder:
             addresses[rows] = ctypes.addressof(self._adapter_layers[adapter][0])
         return addresses
 
-    def _layers(self, model: Model, packer: Packer, max_context: int) -> Iterator[_Layer]:
+    def _layers(self, model: Model, packer: Packer, max_context: int) -> Iterator[kernels.Layer]:
         spec, weights = model.spec, model.weights
         half = spec.head_dim // 2
         everywhere, local = (
@@ -251,10 +155,10 @@ class NativeDecoder:
             prefix = f"layers.{index}."
             window = spec.window(index)
             cos, sin = everywhere if window is None else local
-            norms = {name: weights.get(prefix + name) for name in _NORMS}
-            yield _Layer(
+            norms = {name: weights.get(prefix + name) for name in kernels.NORMS}
+            yield kernels.Layer(
                 **{name: None if norm is None else packer.pointer(norm.float()) for name, norm in norms.items()},
-                **{name: _Matrix(**packer.matrix(weights, prefix + name)) for name in _MATRICES},
+                **{name: kernels.Matrix(**packer.matrix(weights, prefix + name)) for name in kernels.MATRICES},
                 cos=cos, sin=sin, window=window or 0,
             )  # fmt: skip
 
@@ -263,18 +167,18 @@ def _adapter_layers(adapter: Adapter) -> tuple[Any, list[Any]]:
     """An adapter as an array of C layers, and the memory they point to (tensors, which `adapter` itself also holds)."""
     keep: list[Any] = []
 
-    def low_rank(update: LowRank | None) -> _LowRank:
+    def low_rank(update: LowRank | None) -> kernels.LowRank:
         if update is None:
-            return _LowRank(rank=0)
+            return kernels.LowRank(rank=0)
         ranges = np.array([update.begin, update.end], dtype=np.int32)
         keep.extend((update.a, update.b, ranges))
-        return _LowRank(
+        return kernels.LowRank(
             a=update.a.data_ptr(), b=update.b.data_ptr(), begin=ranges[0].ctypes.data, end=ranges[1].ctypes.data,
             rank=len(update.begin),
         )  # fmt: skip
 
-    layers = (_AdapterLayer * len(adapter.layers))(
-        *(_AdapterLayer(**{name: low_rank(layer.get(name)) for name in _MATRICES}) for layer in adapter.layers)
+    layers = (kernels.AdapterLayer * len(adapter.layers))(
+        *(kernels.AdapterLayer(**{name: low_rank(layer.get(name)) for name in kernels.MATRICES}) for layer in adapter.layers)
     )
     return layers, keep
 
@@ -301,5 +205,5 @@ def _groups(batch: Batch) -> tuple[Any, Any, Any]:
         phase += 1
     for part in batch.parts:
         add([part], part.covered, part.num_pages)
-    groups = (_Group * len(fields))(*(_Group(*values) for values in fields))
+    groups = (kernels.Group * len(fields))(*(kernels.Group(*values) for values in fields))
     return groups, np.concatenate(rows), np.array(pages, dtype=np.int32)

@@ -11,7 +11,8 @@ import torch
 from ..models import Model
 from .batch import Batch, build_batch
 from .decoder import TorchDecoder
-from .native import NativeDecoder, native_level, runs_natively
+from .kernels import native_level
+from .native import NativeDecoder, runs_natively
 from .options import token_logprob
 from .sampler import Masks, Picks, allowed, check_normalizers, draw
 from .scheduler import Chunk, Plan

@@ -67,9 +67,10 @@ class Valued(Context):
         ({4: 0.5, 8: 0.5}, [4, 8], "nearest-4"),
         ({4: 0.5, 8: 0.6}, [4, 8], "nearest-8"),
         ({4: 0.0, 8: 0.9}, [4], "baseline"),
+        ({4: 0.15, 8: 0.9}, [4], "nearest-4"),
     ],
 )
-def test_more_neighbours_are_tried_where_few_have_kept_up(worth, tried, winner):
+def test_more_neighbours_are_tried_where_few_help(worth, tried, winner):
     context = Valued(worth)
     result = Demonstrations().run(still.Predict(Sort), BASELINE, context)
     counts = [c.states["self"].nearest for c in context.seen.values() if c.origin == "nearest"]

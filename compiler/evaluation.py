@@ -146,10 +146,10 @@ class Evaluator:
             return
         executor = ThreadPoolExecutor(WORKERS, thread_name_prefix="still-example")
         try:
+            begun = time.perf_counter()
             pending: dict[Future[tuple[Outcome, Run, Asked]], str] = {
                 executor.submit(self._run_one, variant, example, self.recall): key for key, example in missing.items()
             }
-            begun = time.perf_counter()
             while pending:
                 # A timeout lets Ctrl-C through on platforms where waiting on a lock does not.
                 done, _ = wait(pending, timeout=1.0, return_when=FIRST_COMPLETED)

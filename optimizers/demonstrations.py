@@ -11,7 +11,7 @@ from ..signatures.bridge import Example, Module
 from ..signatures.layout import is_complete
 from .candidate import Candidate, Demonstration, PredictorState, asked_signature
 from .context import EvaluationContext, Forecast, PassResult, Rollout, Standing
-from .racing import paired_p_value, race
+from .racing import challenge, paired_p_value, race
 from .taught import lessons
 
 COUNTS = (4, 8)
@@ -100,9 +100,8 @@ def _race_nearest(
         none, few = (next(s for s in standings if s.candidate is each) for each in (baseline, fewer))
         if few.dropped is not None or not _helps(few, none, context.seed):
             break
-        raced = race(program, [standings[0].candidate, more], context)
-        found = next(s for s in raced if s.candidate is more)
-        standings = [found, *standings] if raced[0] is found else [*standings, found]
+        found, leads = challenge(program, standings[0].candidate, more, context)
+        standings = [found, *standings] if leads else [*standings, found]
     return standings
 
 
@@ -160,7 +159,8 @@ def _taught(
 def _may_be_taught(program: Module, labelled: Iterable[str], context: EvaluationContext) -> bool:
     labels = set(context.train[0].keys() if context.train else ()) - context.input_fields
     return any(
-        name not in labelled and set(signature.output_fields) <= labels for name, signature in _signatures(program).items()
+        name not in labelled and set(signature.output_fields) <= labels
+        for name, signature in _signatures(program).items()
     )
 
 

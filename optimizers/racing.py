@@ -63,6 +63,14 @@ def _size(candidate: Candidate) -> tuple[int, bool, int]:
     return candidate.demonstration_count, candidate.per_input, len(candidate.knobs)
 
 
+def challenge(
+    program: Module, best: Candidate, candidate: Candidate, context: EvaluationContext
+) -> tuple[Standing, bool]:
+    """Race a candidate against the best so far: its standing, and whether it came out first."""
+    standings = race(program, [best, candidate], context)
+    return next(s for s in standings if s.candidate is candidate), standings[0].candidate is candidate
+
+
 def measure(program: Module, candidate: Candidate, context: EvaluationContext) -> Standing:
     """Run one candidate on all of dev; outcomes are in the order of races."""
     return Standing(candidate, tuple(context.evaluate(program, candidate, _order(context))))

@@ -10,7 +10,7 @@ from typing import Any
 from ..signatures.bridge import Module
 from .candidate import Candidate
 from .context import PERFECT, EvaluationContext, Forecast, PassResult, Standing, is_perfect
-from .racing import race
+from .racing import challenge, race
 from .space import Space, difference, distributions, make_space
 from .work import total_work, work
 
@@ -46,21 +46,23 @@ class Search:
         if is_perfect(best.outcomes):
             return PassResult(baseline, (best,), (f"search: {PERFECT}",))
         start, study, found = best, _study(context.seed), dict[str, Standing]()
-        known = {space.candidate(space.first, "").digest: start, **_told(study, space, start, context.history)}
+        dimensions = distributions(space)
+        told = _told(study, space, dimensions, start, context.history)
+        known = {space.candidate(space.first, "").digest: start, **told}
         since, wasted, affordable = 0, 0, SHARE * total_work(context.history) or math.inf
         context.expect(TRIALS * len(context.dev))
         for _ in range(ASKED):
-            trial = study.ask(distributions(space))
+            trial = study.ask(dimensions)
             candidate = space.candidate(trial.params, f"search {len(found)}: {difference(space, trial.params)}")
             standing = known.get(candidate.digest) or found.get(candidate.digest)
             if standing is not None:
                 study.tell(trial, _value(standing, start))
                 continue
-            standings = race(program, [best.candidate, candidate], context)
-            standing = found[candidate.digest] = next(s for s in standings if s.candidate is candidate)
+            standing, leads = challenge(program, best.candidate, candidate, context)
+            found[candidate.digest] = standing
             study.tell(trial, _value(standing, start))
             since, wasted = since + 1, wasted + work(standing)
-            if standings[0].candidate is candidate:
+            if leads:
                 best, since, wasted = standing, 0, 0
             if len(found) == TRIALS or since > PATIENCE or wasted > affordable:
                 break
@@ -87,7 +89,9 @@ def _study(seed: int) -> Any:
     return optuna.create_study(direction="maximize", sampler=sampler)
 
 
-def _told(study: Any, space: Space, start: Standing, history: Sequence[Standing]) -> dict[str, Standing]:
+def _told(
+    study: Any, space: Space, dimensions: dict[str, Any], start: Standing, history: Sequence[Standing]
+) -> dict[str, Standing]:
     """Tell a study what earlier passes measured, as far as it lies in the space; return that, by the digest it has there."""
     import optuna
 
@@ -96,8 +100,8 @@ def _told(study: Any, space: Space, start: Standing, history: Sequence[Standing]
     for standing in {s.candidate.digest: s for s in sorted(history, key=lambda s: len(s.outcomes))}.values():
         values = space.values(standing.candidate)
         if values is not None and standing.outcomes:
-            trial = optuna.create_trial(params=values, distributions=distributions(space), value=_value(standing, start))
-            study.add_trial(trial)
+            value = _value(standing, start)
+            study.add_trial(optuna.create_trial(params=values, distributions=dimensions, value=value))
             told[space.candidate(values, "").digest] = standing
     return told
 

@@ -79,8 +79,9 @@ def make_space(program: Module, start: Candidate, history: Sequence[Standing]) -
     """The dimensions in which there is anything to choose."""
     variant = start.apply(program)
     own = {name: replace(current_state(p), fields={}) for name, p in program.named_predictors()}
-    states = {name: start.states.get(name, current_state(p)) for name, p in variant.named_predictors()}
-    states = {name: _whole(state, own[name]) for name, state in states.items()}
+    states = {
+        name: _whole(start.states.get(name, current_state(p)), own[name]) for name, p in variant.named_predictors()
+    }
     ranked = sorted(history, key=lambda s: (s.dropped is not None, -s.mean))
     parts: dict[str, Mapping[str, Any]] = {}
     used = called([outcome for standing in history for outcome in standing.outcomes])

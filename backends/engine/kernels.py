@@ -94,7 +94,7 @@ def native_level() -> int:
 def native_levels() -> tuple[int, ...]:
     """All that it could use here."""
     loaded = library()
-    return tuple(level for level in range(len(LEVELS)) if loaded is not None and loaded.still_runs(level))
+    return () if loaded is None else tuple(level for level in range(len(LEVELS)) if loaded.still_runs(level))
 
 
 def release_team() -> None:

@@ -1,4 +1,5 @@
-/* Block products (see gemm.h) by AVX-512 VNNI: eight rows, two panels. Included once per instruction set. */
+/* Block products (see gemm.h) by AVX-512 VNNI: eight rows, or two that are left, and two panels.
+ * Included once per instruction set. */
 
 /* `count` rows, a constant where it is called. */
 static inline __attribute__((always_inline)) void rows_product(const uint8_t *a, int64_t stride, const int8_t *b0, const int8_t *b1,
@@ -28,23 +29,28 @@ static void block_product(const uint8_t *a, int64_t stride, const int8_t *b0, co
     if (r < rows) rows_product(a + r * stride, stride, b0, b1, in, c + r, 2);
 }
 
-static void block_product_bf16(const bf16 *a, int64_t stride, const bf16 *b0, const bf16 *b1, int in, float (*c)[32], int rows) {
-    for (int r = 0; r < rows; r += 8) {
-        __m512 acc[8][2];
-        for (int j = 0; j < 8; j++) acc[j][0] = acc[j][1] = _mm512_setzero_ps();
-        for (int k = 0; k < in; k += 2) {
-            const __m512i w0 = _mm512_loadu_si512(b0 + k * 16), w1 = _mm512_loadu_si512(b1 + k * 16);
-            for (int j = 0; j < 8; j++) {
-                int32_t pair;
-                memcpy(&pair, a + (r + j) * stride + k, sizeof pair);
-                const __m512i x = _mm512_set1_epi32(pair);
-                acc[j][0] = dot_bf16(acc[j][0], x, w0);
-                acc[j][1] = dot_bf16(acc[j][1], x, w1);
-            }
-        }
-        for (int j = 0; j < 8; j++) {
-            _mm512_storeu_ps(c[r + j], acc[j][0]);
-            _mm512_storeu_ps(c[r + j] + 16, acc[j][1]);
+static inline __attribute__((always_inline)) void rows_product_bf16(const bf16 *a, int64_t stride, const bf16 *b0, const bf16 *b1,
+                                                                    int in, float (*c)[32], const int count) {
+    __m512 acc[8][2];
+    for (int j = 0; j < count; j++) acc[j][0] = acc[j][1] = _mm512_setzero_ps();
+    for (int k = 0; k < in; k += 2) {
+        const __m512i w0 = _mm512_loadu_si512(b0 + k * 16), w1 = _mm512_loadu_si512(b1 + k * 16);
+        for (int j = 0; j < count; j++) {
+            int32_t pair;
+            memcpy(&pair, a + j * stride + k, sizeof pair);
+            const __m512i x = _mm512_set1_epi32(pair);
+            acc[j][0] = dot_bf16(acc[j][0], x, w0);
+            acc[j][1] = dot_bf16(acc[j][1], x, w1);
         }
     }
+    for (int j = 0; j < count; j++) {
+        _mm512_storeu_ps(c[j], acc[j][0]);
+        _mm512_storeu_ps(c[j] + 16, acc[j][1]);
+    }
+}
+
+static void block_product_bf16(const bf16 *a, int64_t stride, const bf16 *b0, const bf16 *b1, int in, float (*c)[32], int rows) {
+    int r = 0;
+    for (; r + 2 < rows; r += 8) rows_product_bf16(a + r * stride, stride, b0, b1, in, c + r, 8);
+    if (r < rows) rows_product_bf16(a + r * stride, stride, b0, b1, in, c + r, 2);
 }

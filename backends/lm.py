@@ -27,7 +27,8 @@ class LM(DspyLM):  # type: ignore[misc]  # dspy ships no types
     """A language model that runs in this process.
 
     model: a short name (`smollm2-135m`), a hub id, a folder with safetensors, or a GGUF file.
-    quantization: "int8", "int4", "bf16" or "fp32". cache_tokens: size of the KV cache shared by all calls, in tokens.
+    quantization: "int8", "int4", "bf16" or "fp32". cache_tokens: size of the KV cache shared by all calls, in tokens;
+    by default what an eighth of the memory holds, of which only what is used is taken.
     Nothing is loaded before the first call. LMs with the same settings share one engine.
     """
 
@@ -36,7 +37,7 @@ class LM(DspyLM):  # type: ignore[misc]  # dspy ships no types
         model: str = DEFAULT_MODEL,
         *,
         quantization: Quantization = "int8",
-        cache_tokens: int = 32768,
+        cache_tokens: int | None = None,
         max_context: int | None = None,
         **settings: Any,
     ) -> None:

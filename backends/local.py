@@ -24,7 +24,7 @@ class LocalModel:
     _shared: ClassVar[dict[tuple[Any, ...], LocalModel]] = {}
     _shared_lock: ClassVar[threading.Lock] = threading.Lock()
 
-    def __init__(self, model: str, quantization: Quantization, cache_tokens: int, max_context: int | None) -> None:
+    def __init__(self, model: str, quantization: Quantization, cache_tokens: int | None, max_context: int | None) -> None:
         self.model, self.quantization = model, quantization
         self.cache_tokens, self.max_context = cache_tokens, max_context
         self._lock = threading.Lock()
@@ -33,7 +33,9 @@ class LocalModel:
         self.prior = ContextPrior(self._run)
 
     @classmethod
-    def shared(cls, model: str, quantization: Quantization, cache_tokens: int, max_context: int | None = None) -> LocalModel:
+    def shared(
+        cls, model: str, quantization: Quantization, cache_tokens: int | None = None, max_context: int | None = None
+    ) -> LocalModel:
         """Return this process's instance for these settings."""
         with cls._shared_lock:
             key = (model, quantization, cache_tokens, max_context)

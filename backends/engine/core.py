@@ -11,6 +11,7 @@ from itertools import count
 from ...errors import EngineError
 from ..models import Adapter, Model
 from .branch import Branch, branch
+from .cache_size import default_cache_tokens
 from .grammar import GrammarCompiler
 from .options import Growth, option_tree
 from .pages import PAGE_SIZE, PagePool
@@ -27,8 +28,12 @@ class EngineCore:
     Arguments as for `Engine`.
     """
 
-    def __init__(self, model: Model, cache_tokens: int, max_context: int | None, max_rows: int, max_running: int) -> None:
+    def __init__(
+        self, model: Model, cache_tokens: int | None, max_context: int | None, max_rows: int, max_running: int
+    ) -> None:
         self.model = model
+        if cache_tokens is None:
+            cache_tokens = default_cache_tokens(model)
         num_pages = max(1, cache_tokens // PAGE_SIZE)
         # A sequence longer than the pool would wait for room for ever.
         longest = model.spec.max_position

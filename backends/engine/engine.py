@@ -45,14 +45,15 @@ def _close_all() -> None:
 class Engine:
     """Runs requests on one model, batched together. Thread-safe; results do not depend on which thread asks.
 
-    cache_tokens: size of the KV cache, in tokens, shared by all requests. max_context: longest sequence, in tokens.
+    cache_tokens: size of the KV cache, in tokens, shared by all requests; by default what an eighth of the memory holds, of
+    which only what is used is taken. max_context: longest sequence, in tokens.
     """
 
     def __init__(
         self,
         model: Model,
         *,
-        cache_tokens: int = 32768,
+        cache_tokens: int | None = None,
         max_context: int | None = None,
         max_rows: int = 512,
         max_running: int = 256,

@@ -11,13 +11,11 @@ from ..signatures.bridge import Example, Module
 from ..signatures.layout import is_complete
 from .candidate import Candidate, Demonstration, PredictorState, asked_signature
 from .context import EvaluationContext, Forecast, PassResult, Rollout, Standing
-from .racing import challenge, paired_p_value, race
+from .racing import challenge, gains, race
 from .taught import lessons
 
 COUNTS = (4, 8)
 """Demonstrations per call that are tried."""
-CHANCE = 0.1
-"""Twice as many of the nearest are tried where as much better than none would come about by chance more rarely than this."""
 BOOTSTRAP_ATTEMPTS = 48
 """Training examples run to find traces that pass the metric."""
 
@@ -93,21 +91,16 @@ def _nearest(pools: dict[str, list[Demonstration]]) -> Iterator[Candidate]:
 def _race_nearest(
     program: Module, baseline: Candidate, nearest: Sequence[Candidate], context: EvaluationContext
 ) -> list[Standing]:
-    """Race the nearest demonstrations, more of them only where few of them help: no two inputs share theirs, so that they
-    are what costs most. The best comes first."""
+    """Race the nearest demonstrations, more of them only where few of them bring a gain: no two inputs share theirs,
+    so that they are what costs most. The best comes first."""
     standings = race(program, [baseline, *nearest[:1]], context)
     for fewer, more in pairwise(nearest):
         none, few = (next(s for s in standings if s.candidate is each) for each in (baseline, fewer))
-        if few.dropped is not None or not _helps(few, none, context.seed):
+        if few.dropped is not None or not gains(few, none, context.seed):
             break
         found, leads = challenge(program, standings[0].candidate, more, context)
         standings = [found, *standings] if leads else [*standings, found]
     return standings
-
-
-def _helps(shown: Standing, none: Standing, seed: int) -> bool:
-    better, worse = ([outcome.score for outcome in standing.outcomes] for standing in (shown, none))
-    return paired_p_value(better, worse, seed) < CHANCE
 
 
 def _balanced(pool: Sequence[Demonstration], count: int, rng: random.Random) -> list[Demonstration]:

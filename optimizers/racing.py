@@ -30,6 +30,8 @@ UNFINISHED = "the budget ran out"
 """How the reason begins why a candidate was dropped that no other has beaten."""
 HOPELESS = 0.1
 """A candidate is given up where, as good as the leader from here on, it would end ahead with less than this chance."""
+LUCK = 0.1
+"""A better candidate is a gain where by chance it would be as much better with less than this probability."""
 FLIPS = 20_000
 
 
@@ -100,6 +102,12 @@ def paired_p_value(better: Sequence[float], worse: Sequence[float], seed: int) -
     signs = np.random.default_rng(seed).integers(0, 2, size=(FLIPS, differences.size), dtype=np.int8) * 2 - 1
     extreme = int((signs @ differences >= observed - 1e-9).sum())
     return (extreme + 1) / (FLIPS + 1)
+
+
+def gains(better: Standing, worse: Standing, seed: int) -> bool:
+    """Whether a candidate is better by more than `LUCK`; both have seen the same examples."""
+    scores = [[outcome.score for outcome in standing.outcomes] for standing in (better, worse)]
+    return paired_p_value(*scores, seed) < LUCK
 
 
 def chance_to_lead(behind: Sequence[float], leader: Sequence[float], remaining: int, seed: int) -> float:

@@ -10,7 +10,7 @@ from typing import Any
 from ..signatures.bridge import Module
 from .candidate import Candidate
 from .context import PERFECT, EvaluationContext, Forecast, PassResult, Standing, is_perfect
-from .racing import challenge, race
+from .racing import challenge, gains, race
 from .space import Space, difference, distributions, make_space
 from .work import total_work, work
 
@@ -19,11 +19,11 @@ TRIALS = 24
 ASKED = 4 * TRIALS
 """Proposals asked for at most: some have been measured."""
 PATIENCE = 8
-"""Trials without a better candidate after which the search ends."""
+"""Trials without a gain after which the search ends."""
 STARTUP = 6
 """Combinations drawn at random where fewer than that have been measured."""
 SHARE = 0.5
-"""Of the work of all passes before it, what the search may do without finding a better candidate."""
+"""Of the work of all passes before it, what the search may do without a gain."""
 
 
 class Search:
@@ -53,7 +53,8 @@ class Search:
         context.expect(TRIALS * len(context.dev))
         for _ in range(ASKED):
             trial = study.ask(dimensions)
-            candidate = space.candidate(trial.params, f"search {len(found)}: {difference(space, trial.params)}")
+            values = space.settled(trial.params)
+            candidate = space.candidate(values, f"search {len(found)}: {difference(space, values)}")
             standing = known.get(candidate.digest) or found.get(candidate.digest)
             if standing is not None:
                 study.tell(trial, _value(standing, start))
@@ -63,7 +64,10 @@ class Search:
             study.tell(trial, _value(standing, start))
             since, wasted = since + 1, wasted + work(standing)
             if leads:
-                best, since, wasted = standing, 0, 0
+                # One that is ahead by an example or two is kept, but is no reason to go on.
+                if gains(standing, best, context.seed):
+                    since, wasted = 0, 0
+                best = standing
             if len(found) == TRIALS or since > PATIENCE or wasted > affordable:
                 break
         return PassResult(best.candidate, (best, *(s for s in found.values() if s is not best)))
@@ -72,10 +76,10 @@ class Search:
         """As many combinations as are tried at most: the start, each with one knob turned to another of its values."""
         space = make_space(program, baseline, context.history)
         turned = [
-            space.candidate({**space.first, path: value}, f"{path}={value}")
+            space.candidate(values, f"{path}={value}")
             for path, knob in space.knobs.items()
             for value in (knob.choices if knob.choices is not None else knob.range or ())
-            if value != space.knob_start[path]
+            if (values := space.settled({**space.first, path: value})) != space.first
         ]
         trials = int(min(space.size, TRIALS)) if space.size >= 2 else 0
         return Forecast((baseline,), tuple(islice(cycle([baseline, *turned]), max(0, trials - 1))))

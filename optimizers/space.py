@@ -8,10 +8,13 @@ from typing import Any
 
 from ..signatures.bridge import Module
 from ..signatures.knob import Knob, named_knobs
-from .candidate import Candidate, PredictorState, current_state
+from ..signatures.layout import lower
+from .candidate import Candidate, PredictorState, asked_signature, current_state
 from .context import Standing
 from .credit import called
 
+VOTES = "samples"
+"""The knob of `Predict` that has it vote."""
 KEPT = 6
 """Alternatives per predictor and kind that are combined: the best of what earlier passes measured."""
 
@@ -25,6 +28,7 @@ class Space:
     knobs: by path.
     """
 
+    program: Module
     start: Candidate
     own: Mapping[str, PredictorState]
     """The predictors as the program has them."""
@@ -41,6 +45,16 @@ class Space:
         turned = {path: values[path] for path in self.knobs if values[path] != self.knob_start[path]}
         kept = {path: value for path, value in self.start.knobs.items() if values.get(path, value) == value}
         return Candidate(name, "search", states, {**kept, **turned})
+
+    def settled(self, values: Values) -> Values:
+        """These values without votes where nothing is drawn: of outputs that are all scored the most probable value is taken
+        anyway, which is what votes come to in the end."""
+        votes = [path for path in self.knobs if _name(path) == VOTES and values[path] != self.knob_start[path]]
+        if not votes:
+            return values
+        predictors = self.candidate(values, "").apply(self.program).named_predictors()
+        scored = {name.removeprefix("self") for name, predictor in predictors if _is_scored(predictor)}
+        return {**values, **{path: self.knob_start[path] for path in votes if _owner(path) in scored}}
 
     def values(self, candidate: Candidate) -> Values | None:
         """The inverse of `candidate`: the values that a candidate has, None where it has one that is not in the space."""
@@ -98,7 +112,7 @@ def make_space(program: Module, start: Candidate, history: Sequence[Standing]) -
     knobs = {path: knob for path, module, knob in named_knobs(variant) if _is_open(path, module, knob)}
     knobs = {path: knob for path, knob in knobs.items() if not used or _owner(path) not in {*states} - used}
     now = {path: getattr(module, knob.name) for path, module, knob in named_knobs(variant) if path in knobs}
-    return Space(replace(start, states=states), own, parts, knobs, now)
+    return Space(program, replace(start, states=states), own, parts, knobs, now)
 
 
 def _is_open(path: str, module: Any, knob: Knob[Any]) -> bool:
@@ -113,6 +127,15 @@ def _is_open(path: str, module: Any, knob: Knob[Any]) -> bool:
 def _owner(path: str) -> str:
     """The module that has a knob, by the name that its predictor would have."""
     return path.rpartition(".")[0]
+
+
+def _name(path: str) -> str:
+    return path.rpartition(".")[2]
+
+
+def _is_scored(predictor: Any) -> bool:
+    """Whether a call of the predictor decodes nothing."""
+    return all(step.scoring is not None for step in lower(asked_signature(predictor)).decodes)
 
 
 def _whole(state: PredictorState, own: PredictorState) -> PredictorState:

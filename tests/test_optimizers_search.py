@@ -7,7 +7,7 @@ from scripted import ScriptedLM, demonstrations
 from still.optimizers.candidate import Candidate, PredictorState, current_state
 from still.optimizers.context import Outcome, PassResult, Standing
 from still.optimizers.racing import race
-from still.optimizers.search import Search
+from still.optimizers.search import PATIENCE, Search
 from still.optimizers.space import make_space
 from still.signatures.knob import offer
 
@@ -147,6 +147,67 @@ def test_a_knob_can_be_turned_back():
     assert space.first["depth"] == 4
     assert space.candidate({**space.first, "depth": 1}, "x").apply(Program()).depth == 1
     assert space.candidate(space.first, "x").apply(Program()).depth == 4
+
+
+class Scored(still.Signature):
+    """Sort it."""
+
+    item: str = still.Input()
+    bin: Literal["glass", "paper"] = still.Output(decide="score")
+    size: Literal["small", "large"] = still.Output(decide="score")
+
+
+def test_there_are_no_votes_where_nothing_is_drawn():
+    space = make_space(still.Predict(Scored), Candidate("baseline", "baseline"), [])
+    assert space.settled({**space.first, "samples": 5}) == space.first
+    reasoned = {**space.first, "reasoning": True, "samples": 5}
+    assert space.settled(reasoned) == reasoned
+
+    drawn = {"bin": {"decide": "score"}, "size": {"decide": "decode"}}
+    one = Candidate("one", "decisions", {"self": PredictorState(fields=drawn)})
+    space = make_space(still.Predict(Scored), one, [])
+    assert space.settled({**space.first, "samples": 3})["samples"] == 3
+
+
+def test_votes_settle_predictor_by_predictor():
+    class Two(still.Module):
+        def __init__(self):
+            super().__init__()
+            self.sort, self.tell = still.Predict(Scored), still.Predict("item, bin -> story")
+
+        def forward(self, item):
+            return self.tell(item=item, bin=self.sort(item=item).bin)
+
+    space = make_space(Two(), Candidate("baseline", "baseline"), [])
+    values = {**space.first, "sort.samples": 3, "tell.samples": 3}
+    assert space.settled(values) == {**values, "sort.samples": 1}
+
+
+def test_a_lead_that_may_be_luck_does_not_keep_a_search_going(tmp_path):
+    """Greater depths are right on one or two more of fifty examples: they lead, and none is a gain."""
+
+    class Deep(still.Module):
+        depth = still.Knob(range=(0, 40))
+
+        def __init__(self):
+            super().__init__()
+            self.sort = still.Predict(Sort)
+
+        def forward(self, item):
+            return self.sort(item=item, depth=self.depth, mode="a")
+
+    def answer(plan, inputs):
+        right, number = next(b for b in BINS if inputs["item"].endswith(b)), int(inputs["item"].split()[1])
+        return {"bin": right if number % 50 <= inputs["depth"] // 14 else "none of them"}
+
+    program = Deep()
+    for name in ("reasoning", "samples"):
+        offer(program.sort, name, ())
+    result = still.compile(
+        program, data(12), data(50, 100), lm=ScriptedLM(answer), passes=[Search()], progress=False,
+        ledger=tmp_path / "l.duckdb",
+    )  # fmt: skip
+    assert len([row for row in result.report.rows if row.name.startswith("search")]) == PATIENCE + 1
 
 
 def test_reasoning_is_no_knob_of_what_reasons_already():

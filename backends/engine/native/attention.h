@@ -39,32 +39,58 @@ static void vector_values(const bf16 *weight, const bf16 *const *pages, int coun
 }
 
 #ifdef __AMX_BF16__
-/* The same with tiles: 16 queries at once, whether there are as many or not. */
+/* The same with tiles: 16 queries at once, whether there are as many or not. A product's result is late by several others:
+ * what is independent goes side by side. */
 static void tile_scores(const bf16 *query, const bf16 *const *pages, int count, int dim, float *s) {
-    for (int p = 0; p < count; p++) {
+    for (int p = 0; p < count; p += 2) {
+        const int both = p + 1 < count;
         _tile_zero(0);
+        _tile_zero(1);
         for (int d = 0; d < dim; d += 32) {
             _tile_loadd(4, query + d, dim * sizeof(bf16));
             _tile_loadd(6, pages[p] + d * PAGE, 64);
             _tile_dpbf16ps(0, 4, 6);
+            if (both) {
+                _tile_loadd(2, pages[p + 1] + d * PAGE, 64);
+                _tile_dpbf16ps(1, 4, 2);
+            }
         }
         _tile_stored(0, s + p * PAGE, BLOCK * sizeof(float));
+        if (both) _tile_stored(1, s + (p + 1) * PAGE, BLOCK * sizeof(float));
     }
 }
 
 static void tile_values(const bf16 *weight, const bf16 *const *pages, int count, int dim, float *acc) {
-    for (int d = 0; d < dim; d += 32) {
-        _tile_loadd(0, acc + d, dim * sizeof(float));
-        _tile_loadd(1, acc + d + 16, dim * sizeof(float));
-        for (int p = 0; p < count; p++) {
-            _tile_loadd(5, weight + p * PAGE, BLOCK * sizeof(bf16));
-            _tile_loadd(7, pages[p] + d * 2, 2 * dim * sizeof(bf16));
-            _tile_dpbf16ps(0, 5, 7);
-            _tile_loadd(3, pages[p] + (d + 16) * 2, 2 * dim * sizeof(bf16));
-            _tile_dpbf16ps(1, 5, 3);
+    const int64_t row = dim * sizeof(float), pair = 2 * dim * sizeof(bf16);
+    for (int d = 0; d < dim; d += 64) {
+        const int wide = dim - d > 32;
+        float *at = acc + d;
+        _tile_loadd(0, at, row);
+        _tile_loadd(1, at + 16, row);
+        if (wide) {
+            _tile_loadd(2, at + 32, row);
+            _tile_loadd(4, at + 48, row);
         }
-        _tile_stored(0, acc + d, dim * sizeof(float));
-        _tile_stored(1, acc + d + 16, dim * sizeof(float));
+        for (int p = 0; p < count; p++) {
+            const bf16 *value = pages[p] + d * 2;
+            _tile_loadd(5, weight + p * PAGE, BLOCK * sizeof(bf16));
+            _tile_loadd(7, value, pair);
+            _tile_dpbf16ps(0, 5, 7);
+            _tile_loadd(3, value + 32, pair);
+            _tile_dpbf16ps(1, 5, 3);
+            if (wide) {
+                _tile_loadd(7, value + 64, pair);
+                _tile_dpbf16ps(2, 5, 7);
+                _tile_loadd(3, value + 96, pair);
+                _tile_dpbf16ps(4, 5, 3);
+            }
+        }
+        _tile_stored(0, at, row);
+        _tile_stored(1, at + 16, row);
+        if (wide) {
+            _tile_stored(2, at + 32, row);
+            _tile_stored(4, at + 48, row);
+        }
     }
 }
 #endif
@@ -89,36 +115,54 @@ static void block_values(const bf16 *weight, const bf16 *const *pages, int count
     vector_values(weight, pages, count, dim, queries, acc);
 }
 
-/* Scores to weights: scale, hide keys outside first[i] .. last[i], update the running maximum and sum, rescale acc. */
-static void block_softmax(float *s, bf16 *weight, Softmax *state, float *acc, int queries, int dim, float scale,
-                          int position, int keys, const int *first, const int *last) {
+/* One query's scores to weights: scale, hide keys (unless `whole`: it sees all of the block), and add them up. Returns what
+ * its earlier sums are to be multiplied by. */
+static inline float row_softmax(const float *s, bf16 *weight, float *state_most, float *state_sum, float scale, int visible, int hidden, const int whole) {
     const Ints lane = lane_numbers();
-    for (int i = 0; i < queries; i++) {
-        Floats x[BLOCK_PAGES];
-        Floats most = set1_ps(-INFINITY);
-        const int visible = last[i] - position + 1 < keys ? last[i] - position + 1 : keys, hidden = first[i] - position;
-        Mask seen[BLOCK_PAGES];
-        for (int p = 0; p < BLOCK_PAGES; p++) {
+    Floats x[BLOCK_PAGES];
+    Floats most = set1_ps(-INFINITY);
+    Mask seen[BLOCK_PAGES];
+    for (int p = 0; p < BLOCK_PAGES; p++) {
+        if (whole) {
+            x[p] = mul_ps(loadu_ps(s + p * PAGE), set1_ps(scale));
+        } else {
             Mask m = less_epi32(lane, set1_epi32(visible - p * PAGE));
             if (hidden > 0) m &= (Mask)~less_epi32(lane, set1_epi32(hidden - p * PAGE));
             seen[p] = m;
-            const Floats v = mul_ps(maskz_loadu_ps(m, s + i * BLOCK + p * PAGE), set1_ps(scale));
-            x[p] = mask_mov_ps(set1_ps(-INFINITY), m, v);
-            most = max_ps(most, x[p]);
+            x[p] = mask_mov_ps(set1_ps(-INFINITY), m, mul_ps(maskz_loadu_ps(m, s + p * PAGE), set1_ps(scale)));
         }
-        const float before = state->most[i];
-        const float now = fmaxf(before, reduce_max_ps(most));
-        Floats total = setzero_ps();
-        for (int p = 0; p < BLOCK_PAGES; p++) {
-            const Floats e = maskz_mov_ps(seen[p], exp_ps(sub_ps(x[p], set1_ps(now))));
-            total = add_ps(total, e);
-            store_bf16(weight + i * BLOCK + p * PAGE, e);
+        most = max_ps(most, x[p]);
+    }
+    const float before = *state_most, now = fmaxf(before, reduce_max_ps(most));
+    Floats total = setzero_ps();
+    for (int p = 0; p < BLOCK_PAGES; p++) {
+        Floats e = exp_ps(sub_ps(x[p], set1_ps(now)));
+        if (!whole) e = maskz_mov_ps(seen[p], e);
+        total = add_ps(total, e);
+        store_bf16(weight + p * PAGE, e);
+    }
+    float kept = 1.0f;
+    if (now != before) kept = before == -INFINITY ? 0.0f : first_ps(exp_ps(set1_ps(before - now)));
+    *state_sum = *state_sum * kept + reduce_add_ps(total);
+    *state_most = now;
+    return kept;
+}
+
+/* Of all queries: weights, running maximum and sum, and acc rescaled. Keys outside first[i] .. last[i] are hidden. */
+static void block_softmax(float *s, bf16 *weight, Softmax *state, float *acc, int queries, int dim, float scale,
+                          int position, int keys, const int *first, const int *last) {
+    for (int i = 0; i < queries; i++) {
+        const int visible = last[i] - position + 1 < keys ? last[i] - position + 1 : keys, hidden = first[i] - position;
+        if (visible <= 0 || hidden >= keys) { /* nothing seen: the weights are zero and the state stays */
+            memset(weight + i * BLOCK, 0, BLOCK * sizeof(bf16));
+            continue;
         }
-        if (visible <= 0 || hidden >= keys) continue; /* nothing seen: the weights are zero and the state stays */
-        const Floats keep = exp_ps(set1_ps(before - now)); /* exp(-inf) = 0 for the first block */
-        const float kept = before == -INFINITY ? 0.0f : first_ps(keep);
-        state->sum[i] = state->sum[i] * kept + reduce_add_ps(total);
-        state->most[i] = now;
+        const float *scores = s + i * BLOCK;
+        float *most = &state->most[i], *sum = &state->sum[i];
+        const float kept = visible == BLOCK && hidden <= 0
+                               ? row_softmax(scores, weight + i * BLOCK, most, sum, scale, visible, hidden, 1)
+                               : row_softmax(scores, weight + i * BLOCK, most, sum, scale, visible, hidden, 0);
+        if (kept == 1.0f) continue;
         for (int d = 0; d < dim; d += 16)
             storeu_ps(acc + i * dim + d, mul_ps(loadu_ps(acc + i * dim + d), set1_ps(kept)));
     }

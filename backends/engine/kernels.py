@@ -74,7 +74,7 @@ def library() -> ctypes.CDLL | None:
     for name, arguments in {
         "still_workspace_free": [_P],
         "still_workspace_reserve": [_P, _P, _I, _I],
-        "still_workspace_tiles": [_P, _P, _P],
+        "still_workspace_parts": [_P, _P, _P],
         "still_forward": [_I, _P, _P, _P, _P],
         "still_logits": [_I, _P, _P, _I, _P, _P],
         "still_pick": [_I, _P, _I, _I, _P, _P, _P],

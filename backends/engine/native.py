@@ -98,7 +98,7 @@ class NativeDecoder:
         self._reserve(rows, adapted=adapters is not None)
         if adapters is not None:
             step.adapter = adapters.ctypes.data
-        if self._library.still_workspace_tiles(self._workspace, network, ctypes.byref(step)):
+        if self._library.still_workspace_parts(self._workspace, network, ctypes.byref(step)):
             raise EngineError(f"no memory to plan a step of {rows} rows")
         out = torch.empty(rows, self._hidden)
         self._library.still_forward(self._level, network, ctypes.byref(step), self._workspace, out.data_ptr())

@@ -1,4 +1,4 @@
-/* Attention of up to 16 queries (rows times the query heads of one kv head) over a run of pages, with a running softmax
+/* Attention of queries over a run of pages, 16 at a time (rows times the query heads of one kv head), with a running softmax
  * (Milakov & Gimelshein, 2018; Dao et al., FlashAttention, 2022). Keys are taken in blocks of 64 at fixed positions, in
  * order, so a row's result has the same bits whatever shares its tile. Included once per instruction set. */
 
@@ -168,51 +168,81 @@ static void block_softmax(float *s, bf16 *weight, Softmax *state, float *acc, in
     }
 }
 
-/* One tile: rows `row_list[0 .. rows)` of one kv head over a group's pages; state and acc are kept per row between phases. */
-static void attend_tile(const Network *net, const Layer *layer, const Step *step, const Group *group, const int32_t *row_list, int rows, int kv,
-                        const bf16 *keys, const bf16 *values, const bf16 *query, float *state, float *acc) {
-    const int dim = net->head_dim, share = net->heads / net->kv_heads, heads = net->heads;
-    bf16 q[TILE * 256] __attribute__((aligned(64))), weight[TILE * BLOCK] __attribute__((aligned(64)));
-    float s[TILE * BLOCK] __attribute__((aligned(64))), sums[TILE * 256] __attribute__((aligned(64)));
+/* Up to 16 queries of one kv head: rows `row[0 .. rows)` times the query heads that share it. first, last: positions each sees. */
+typedef struct {
+    bf16 query[TILE * 256] __attribute__((aligned(64)));
+    float sums[TILE * 256] __attribute__((aligned(64)));
     Softmax softmax;
-    int first[TILE], last[TILE];
-    const int queries = rows * share, padded = (queries + 3) / 4 * 4;
-    for (int i = 0; i < padded; i++) {
-        const int used = i < queries;
-        const int row = row_list[used ? i / share : 0];
-        const int64_t head = (int64_t)row * heads + kv * share + (used ? i % share : 0);
-        memcpy(q + i * dim, query + head * dim, dim * sizeof(bf16));
-        memcpy(sums + i * dim, acc + head * dim, dim * sizeof(float));
-        softmax.most[i] = state[2 * head];
-        softmax.sum[i] = state[2 * head + 1];
-        last[i] = step->positions[row];
-        first[i] = layer->window && last[i] >= layer->window ? last[i] - (int)layer->window + 1 : 0;
+    int first[TILE], last[TILE], queries, nearest, furthest;
+} Queries;
+
+/* Of row i / share the head that shares the kv head, in arrays [rows, heads]. */
+static inline int64_t head_of(const Network *net, const int32_t *row, int kv, int i) {
+    const int share = net->heads / net->kv_heads;
+    return (int64_t)row[i / share] * net->heads + kv * share + i % share;
+}
+
+/* Take up what the rows' earlier phases left in state and acc. Four queries are computed at once: the rest repeat the first. */
+static void gather_queries(Queries *tile, const Network *net, const Layer *layer, const Step *step, const Workspace *w,
+                           const int32_t *row, int rows, int kv) {
+    const int dim = net->head_dim;
+    tile->queries = rows * (net->heads / net->kv_heads);
+    tile->furthest = 0, tile->nearest = INT32_MAX;
+    for (int i = 0; i < (tile->queries + 3) / 4 * 4; i++) {
+        const int used = i < tile->queries ? i : 0, last = step->positions[row[used * net->kv_heads / net->heads]];
+        const int64_t head = head_of(net, row, kv, used);
+        memcpy(tile->query + i * dim, w->query + head * dim, dim * sizeof(bf16));
+        memcpy(tile->sums + i * dim, w->attended + head * dim, dim * sizeof(float));
+        tile->softmax.most[i] = w->state[2 * head];
+        tile->softmax.sum[i] = w->state[2 * head + 1];
+        tile->last[i] = last;
+        tile->first[i] = layer->window && last >= layer->window ? last - (int)layer->window + 1 : 0;
+        tile->furthest = tile->last[i] > tile->furthest ? tile->last[i] : tile->furthest;
+        tile->nearest = tile->first[i] < tile->nearest ? tile->first[i] : tile->nearest;
     }
-    int furthest = 0, nearest = INT32_MAX;
-    for (int i = 0; i < queries; i++) {
-        furthest = last[i] > furthest ? last[i] : furthest;
-        nearest = first[i] < nearest ? first[i] : nearest;
+}
+
+static void scatter_queries(const Queries *tile, const Network *net, Workspace *w, const int32_t *row, int kv) {
+    const int dim = net->head_dim;
+    for (int i = 0; i < tile->queries; i++) {
+        const int64_t head = head_of(net, row, kv, i);
+        memcpy(w->attended + head * dim, tile->sums + i * dim, dim * sizeof(float));
+        w->state[2 * head] = tile->softmax.most[i];
+        w->state[2 * head + 1] = tile->softmax.sum[i];
     }
+}
+
+/* A part of a group's rows over the group's pages, for one kv head; state and acc are kept per row between phases. A block of
+ * keys and values meets all tiles while it is in the first-level cache. */
+static void attend_part(const Network *net, const Layer *layer, const Step *step, Workspace *w, const Part *part, int kv,
+                        const bf16 *keys, const bf16 *values) {
+    const Group *group = part->group;
+    const int32_t *row = step->row_list + part->first;
+    const int dim = net->head_dim, per_tile = TILE / (net->heads / net->kv_heads);
+    const int rows = part->rows, tiles = (rows + per_tile - 1) / per_tile;
+    Queries tile[SPAN];
+    bf16 weight[TILE * BLOCK] __attribute__((aligned(64)));
+    float s[TILE * BLOCK] __attribute__((aligned(64)));
+    for (int t = 0, r = 0; t < tiles; t++, r += per_tile)
+        gather_queries(tile + t, net, layer, step, w, row + r, rows - r < per_tile ? rows - r : per_tile, kv);
     const int64_t page_size = (int64_t)dim * PAGE;
     for (int p = 0; p < group->pages; p += BLOCK_PAGES) {
         const int count = group->pages - p < BLOCK_PAGES ? group->pages - p : BLOCK_PAGES;
         const int position = (group->page_position + p) * PAGE;
-        if (position > furthest) break;
-        if (position + count * PAGE <= nearest) continue; /* the window has left these keys behind */
         const bf16 *k[BLOCK_PAGES], *v[BLOCK_PAGES];
         for (int i = 0; i < count; i++) {
             const int64_t page = step->page_list[group->first_entry + p + i];
             k[i] = keys + (page * net->kv_heads + kv) * page_size;
             v[i] = values + (page * net->kv_heads + kv) * page_size;
         }
-        block_scores(q, k, count, dim, padded, s);
-        block_softmax(s, weight, &softmax, sums, padded, dim, net->attention_scale, position, count * PAGE, first, last);
-        block_values(weight, v, count, dim, padded, sums);
+        for (Queries *q = tile; q < tile + tiles; q++) {
+            /* Still to come for all of its queries, or left behind by their windows. */
+            if (position > q->furthest || position + count * PAGE <= q->nearest) continue;
+            const int padded = (q->queries + 3) / 4 * 4;
+            block_scores(q->query, k, count, dim, padded, s);
+            block_softmax(s, weight, &q->softmax, q->sums, padded, dim, net->attention_scale, position, count * PAGE, q->first, q->last);
+            block_values(weight, v, count, dim, padded, q->sums);
+        }
     }
-    for (int i = 0; i < queries; i++) {
-        const int64_t head = (int64_t)row_list[i / share] * heads + kv * share + i % share;
-        memcpy(acc + head * dim, sums + i * dim, dim * sizeof(float));
-        state[2 * head] = softmax.most[i];
-        state[2 * head + 1] = softmax.sum[i];
-    }
+    for (int t = 0; t < tiles; t++) scatter_queries(tile + t, net, w, row + t * per_tile, kv);
 }

@@ -105,12 +105,12 @@ static void attend(const Network *net, const Layer *layer, const Step *step, Wor
     const int heads = net->heads, dim = net->head_dim;
     begin_attention();
     for (int phase = 0; phase < w->phases; phase++) {
-        const int begin = w->phase_begin[phase], tasks = (w->phase_begin[phase + 1] - begin) * net->kv_heads;
+        const int begin = w->phase_begin[phase], parts = w->phase_begin[phase + 1] - begin;
 #pragma omp for schedule(dynamic) nowait
-        for (int task = 0; task < tasks; task++) {
-            const Tile *tile = w->tile + begin + task / net->kv_heads;
-            attend_tile(net, layer, step, tile->group, step->row_list + tile->first, tile->rows, task % net->kv_heads, keys,
-                        values, w->query, w->state, w->attended);
+        for (int task = 0; task < parts * net->kv_heads; task++) {
+            /* Head by head: the keys and values of one stay in the second-level cache for all parts of a long prompt. */
+            const Part *part = w->part + begin + task % parts;
+            attend_part(net, layer, step, w, part, task / parts, keys, values);
         }
         meet(&w->barrier);
     }

@@ -155,7 +155,7 @@ API Workspace *still_workspace_new(void) { return calloc(1, sizeof(Workspace)); 
 API void still_workspace_free(Workspace *w) {
     if (!w) return;
     drop_rows(w);
-    free(w->tile);
+    free(w->part);
     free(w);
 }
 
@@ -201,16 +201,19 @@ API int still_workspace_reserve(Workspace *w, const Network *net, int rows, int 
     return 0;
 }
 
-/* Cut a step's groups into tiles. Returns 0, or -1 when there is no memory or there are too many phases. */
-API int still_workspace_tiles(Workspace *w, const Network *net, const Step *step) {
-    const int share = net->heads / net->kv_heads, most = TILE / share;
+/* Cut a step's groups into parts. Returns 0, or -1 when there is no memory or there are too many phases. */
+API int still_workspace_parts(Workspace *w, const Network *net, const Step *step) {
+    const int per_tile = TILE / (net->heads / net->kv_heads);
     int count = 0;
-    for (int g = 0; g < step->groups; g++) count += (step->group[g].rows + most - 1) / most;
-    if (count > w->tiles) {
-        free(w->tile);
-        w->tile = malloc((size_t)count * sizeof(Tile));
-        w->tiles = w->tile ? count : 0;
-        if (!w->tile) return -1;
+    for (int g = 0; g < step->groups; g++) count += (step->group[g].rows + per_tile - 1) / per_tile;
+    /* Several tiles a part, as far as there are enough for all threads. */
+    const int span = count * net->kv_heads / (8 * omp_get_max_threads());
+    const int most = per_tile * (span < 1 ? 1 : span > SPAN ? SPAN : span);
+    if (count > w->parts) {
+        free(w->part);
+        w->part = malloc((size_t)count * sizeof(Part));
+        w->parts = w->part ? count : 0;
+        if (!w->part) return -1;
     }
     int next = 0, phase = -1;
     w->phases = 0;
@@ -223,7 +226,7 @@ API int still_workspace_tiles(Workspace *w, const Network *net, const Step *step
         }
         for (int r = 0; r < group->rows; r += most) {
             const int rows = group->rows - r < most ? group->rows - r : most;
-            w->tile[next++] = (Tile){group, group->first_row + r, rows};
+            w->part[next++] = (Part){group, group->first_row + r, rows};
         }
     }
     w->phase_begin[w->phases] = next;

@@ -19,6 +19,7 @@
 #define BLOCK_PAGES 4
 #define BLOCK (PAGE * BLOCK_PAGES)
 #define TILE 16
+#define SPAN 4
 
 typedef uint16_t bf16;
 

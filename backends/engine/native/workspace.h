@@ -7,18 +7,19 @@
 
 #define MAX_PHASES 64
 
+/* Rows of a group whose attention one task computes, for each kv head: up to SPAN tiles of queries. */
 typedef struct {
     const Group *group;
     int32_t first, rows; /* into row_list */
-} Tile;
+} Part;
 
 typedef struct {
-    int32_t rows, tiles, threads;
+    int32_t rows, parts, threads;
     int64_t widest;
     float *x, *qkv, *attended, *state, *active, *scale, *normed, *branch, *sums, *delta;
     uint8_t *quantized;
     bf16 *halves, *query, *panels;
-    Tile *tile;
+    Part *part;
     Barrier barrier;
     int32_t phases, phase_begin[MAX_PHASES + 1];
 } Workspace;

@@ -57,10 +57,10 @@ def race(program: Module, candidates: Sequence[Candidate], context: EvaluationCo
                 _drop(candidates, outcomes, dropped, threshold, len(context.dev), context.seed)
     _drop_unfinished(outcomes, dropped)
     standings = [Standing(c, tuple(outcomes[i]), dropped.get(i)) for i, c in enumerate(candidates)]
-    return sorted(standings, key=lambda s: (s.dropped is not None, -s.mean, *_size(s.candidate)))
+    return sorted(standings, key=lambda s: (s.dropped is not None, -s.mean, *size(s.candidate)))
 
 
-def _size(candidate: Candidate) -> tuple[int, bool, int]:
+def size(candidate: Candidate) -> tuple[int, bool, int]:
     """How simple a candidate is: of two that are as good the smaller is kept."""
     return candidate.demonstration_count, candidate.per_input, len(candidate.knobs)
 

@@ -10,7 +10,7 @@ from typing import Any
 from ..signatures.bridge import Module
 from .candidate import Candidate
 from .context import PERFECT, EvaluationContext, Forecast, PassResult, Standing, is_perfect
-from .racing import challenge, gains, race
+from .racing import challenge, gains, race, size
 from .space import Space, difference, distributions, make_space
 from .work import total_work, work
 
@@ -63,11 +63,10 @@ class Search:
             found[candidate.digest] = standing
             study.tell(trial, _value(standing, start))
             since, wasted = since + 1, wasted + work(standing)
-            if leads:
-                # One that is ahead by an example or two is kept, but is no reason to go on.
-                if gains(standing, best, context.seed):
-                    since, wasted = 0, 0
-                best = standing
+            if leads and gains(standing, best, context.seed):
+                best, since, wasted = standing, 0, 0
+            elif leads and size(candidate) <= size(best.candidate):
+                best = standing  # ahead by an example or two, which is no reason to go on, nor for more demonstrations
             if len(found) == TRIALS or since > PATIENCE or wasted > affordable:
                 break
         return PassResult(best.candidate, (best, *(s for s in found.values() if s is not best)))

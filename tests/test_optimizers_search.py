@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+import pytest
 import still
 from scripted import ScriptedLM, demonstrations
 from still.optimizers.candidate import Candidate, PredictorState, current_state
@@ -110,35 +111,64 @@ def test_what_was_measured_is_found_again_in_the_space():
     assert space.values(Candidate("other", "test", {"sort": PredictorState(instructions="Never seen.")})) is None
 
 
+class Before:
+    """Measures a demonstration (c0) and other instructions (c1); a search starts at the baseline (0), c0 (1), c1 (2)."""
+
+    name = "before"
+
+    def __init__(self, start):
+        self.start = start
+
+    def run(self, program, baseline, context):
+        shown = PredictorState(({"item": "x", "depth": 1, "mode": "a", "bin": "glass"},))
+        told = PredictorState(instructions="Look closely.")
+        tried = [Candidate(f"c{i}", "before", {"sort": state}) for i, state in enumerate((shown, told))]
+        candidates = [baseline, *tried]
+        return PassResult(candidates[self.start], tuple(race(program, candidates, context)))
+
+
+def combined(tmp_path, answer, start, examples):
+    """Search for what comes of the two together, without knobs."""
+    program = Program()
+    for module, names in ((program, ("depth", "mode", "weight")), (program.sort, ("reasoning", "samples"))):
+        for name in names:
+            offer(module, name, ())
+    return still.compile(
+        program, data(12), data(examples, 100), lm=ScriptedLM(answer), passes=[Before(start), Search()], progress=False,
+        ledger=tmp_path / "l.duckdb",
+    )  # fmt: skip
+
+
 def test_what_was_measured_is_not_tried_again(tmp_path):
     """Two kinds of demonstrations and two of instructions: three of the four were measured before."""
-
-    class Before:
-        name = "before"
-
-        def run(self, program, baseline, context):
-            shown = PredictorState(({"item": "x", "depth": 1, "mode": "a", "bin": "glass"},))
-            told = PredictorState(instructions="Look closely.")
-            tried = [Candidate(f"c{i}", "before", {"sort": state}) for i, state in enumerate((shown, told))]
-            return PassResult(baseline, tuple(race(program, [baseline, *tried], context)))
 
     def answer(plan, inputs):
         right, number = next(b for b in BINS if inputs["item"].endswith(b)), int(inputs["item"].split()[1])
         points = 1 + 2 * ("closely" in plan.turns[0].parts[0].text) + (demonstrations(plan) > 0)
         return {"bin": right if number % 5 < points else "none of them"}
 
-    program = Program()
-    for module, names in ((program, ("depth", "mode", "weight")), (program.sort, ("reasoning", "samples"))):
-        for name in names:
-            offer(module, name, ())
-    result = still.compile(
-        program, data(12), data(30, 100), lm=ScriptedLM(answer), passes=[Before(), Search()], progress=False,
-        ledger=tmp_path / "l.duckdb",
-    )  # fmt: skip
+    result = combined(tmp_path, answer, 0, 30)
     (tried,) = [row.name for row in result.report.rows if row.name.startswith("search")]
     assert "demonstrations of c0" in tried
     assert "instructions of c1" in tried
     assert result.winner.name == tried
+
+
+@pytest.mark.parametrize(("more", "kept"), [(1, False), (8, True)])
+def test_demonstrations_have_to_bring_a_gain(tmp_path, more, kept):
+    """The search starts at new instructions; demonstrations beside them are right on some more of fifty examples."""
+
+    def answer(plan, inputs):
+        right, number = next(b for b in BINS if inputs["item"].endswith(b)), int(inputs["item"].split()[1])
+        told = "closely" in plan.turns[0].parts[0].text
+        points = 20 + 15 * told + more * (told and demonstrations(plan) > 0)
+        return {"bin": right if number % 50 < points else "none of them"}
+
+    result = combined(tmp_path, answer, 2, 50)
+    (tried,) = [row for row in result.report.rows if row.name.startswith("search")]
+    assert tried.score == pytest.approx((35 + more) / 50)
+    assert (result.winner.name == tried.name) is kept
+    assert kept or result.winner.name == "c1"
 
 
 def test_a_knob_can_be_turned_back():

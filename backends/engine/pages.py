@@ -159,9 +159,10 @@ class PagePool:
             self._branches.setdefault(branch, {})[page.index] = None
         page.parent, page.tokens, page.begin = parent, tokens, begin
 
-    def release(self, page: Page) -> None:
+    def release(self, page: Page, passing: bool = False) -> None:
         """Drop a reference. At zero the page joins the end of the free list and stays findable; with nothing to find on
-        it, it joins the front."""
+        it, it joins the front. passing: what it holds will hardly be asked for again;
+        it joins the front, findable as it is."""
         if page.references < 1:
             raise EngineError(f"page {page.index} released more often than taken")
         page.references -= 1
@@ -175,6 +176,8 @@ class PagePool:
         elif page.key is None:
             # Its sequence goes away: keep these few tokens instead of the whole list.
             page.tokens, page.begin = page.written, 0
+        if passing:
+            self._free.move_to_end(page.index, last=False)
 
     def clear(self) -> None:
         """Forget every cached prefix that no sequence references."""

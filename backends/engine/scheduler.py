@@ -317,8 +317,9 @@ class Scheduler:
         self.waiting.appendleft(sequence)
 
     def _release(self, sequence: Sequence) -> None:
-        for page in reversed(sequence.pages):  # tail first: the beginning of a prefix should live longest
+        for index in reversed(range(len(sequence.pages))):  # tail first: the beginning of a prefix should live longest
+            page = sequence.pages[index]
             if page.owner == sequence.id:
                 page.owner = None
-            self.pool.release(page)
+            self.pool.release(page, passing=index * PAGE_SIZE + page.filled > sequence.lasting)
         sequence.pages, sequence.page_keys, sequence.computed = [], [], 0

@@ -121,6 +121,11 @@ class Sequence:
         return len(self.tokens) - self.computed
 
     @property
+    def lasting(self) -> int:
+        """Tokens from the beginning that may be asked for again."""
+        return len(self.tokens)
+
+    @property
     def draws(self) -> bool:
         """Whether the row of the last token is to be sampled from."""
         return isinstance(self.step, Decode | Choose)

@@ -28,7 +28,7 @@ class LM(DspyLM):  # type: ignore[misc]  # dspy ships no types
 
     model: a short name (`smollm2-135m`), a hub id, a folder with safetensors, or a GGUF file.
     quantization: "int8", "int4", "bf16" or "fp32". cache_tokens: size of the KV cache shared by all calls, in tokens;
-    by default what an eighth of the memory holds, of which only what is used is taken.
+    by default what a quarter of the memory holds, of which only what is used is taken.
     Nothing is loaded before the first call. LMs with the same settings share one engine.
     """
 

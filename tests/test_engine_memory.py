@@ -53,12 +53,12 @@ def test_a_token_takes_what_is_reckoned_for_it(tiny_int8, tiny_model):
             assert made._keys.nbytes + made._values.nbytes == 64 * bytes_per_token(model), decoder
 
 
-def test_by_default_the_cache_may_take_an_eighth_of_the_memory(tiny_int8, monkeypatch):
+def test_by_default_the_cache_may_take_a_quarter_of_the_memory(tiny_int8, monkeypatch):
     token = bytes_per_token(tiny_int8)
     for tokens, expected in ((1600, 1600), (1, PAGE_SIZE), (10**9, MOST)):
-        monkeypatch.setattr(cache_size, "memory", lambda tokens=tokens: 8 * tokens * token)
+        monkeypatch.setattr(cache_size, "memory", lambda tokens=tokens: 4 * tokens * token)
         assert default_cache_tokens(tiny_int8) == expected
-    monkeypatch.setattr(cache_size, "memory", lambda: 8 * 1600 * token)
+    monkeypatch.setattr(cache_size, "memory", lambda: 4 * 1600 * token)
     with Engine(tiny_int8) as engine:
         assert engine.stats.pages_total == 100
 

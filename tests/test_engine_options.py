@@ -57,6 +57,21 @@ def test_options_that_cannot_be_told_apart_are_refused(engine, options):
         engine.submit(Request(PROMPT, (Choose(options),)))
 
 
+def test_options_do_not_drive_prompts_from_the_cache(tiny_int8):
+    """Of forty pages a prompt takes twenty, three questions three each, and the options of a question seven."""
+    with Engine(byte_model(tiny_int8), cache_tokens=40 * 16) as engine:
+        long = Request(tuple(b"what is asked again. " * 15), (Decode(1),))
+        engine.submit(long).result()
+        for animal in (b"cat", b"dog", b"owl"):
+            question = Request(tuple(animal + b" food did not come at all. team:"), (Choose(options_of(TEAMS)),))
+            engine.submit(question).result()
+        assert engine.stats.pages_used == 0
+        assert sum(page.filled > 0 for page in engine._scheduler.pool.pages) < 40, "some were never used"
+        before = engine.stats.reused_tokens
+        engine.submit(long).result()
+        assert engine.stats.reused_tokens - before == len(long.prompt) - 1
+
+
 def test_a_choice_is_checked_before_it_runs(engine):
     with pytest.raises(EngineError, match="nothing to choose from"):
         Choose(())

@@ -44,6 +44,19 @@ def test_least_recently_used_page_is_reused_first():
     assert pool.lookup(page_key(0, BLOCKS[2]), 0, BLOCKS[2]) is pages[2]
 
 
+def test_what_was_passing_is_handed_out_first_and_found_until_then():
+    pool = PagePool(4)
+    pages = [pool.allocate(owner=1) for _ in range(3)]
+    for page, block in zip(pages, BLOCKS, strict=False):
+        page.filled = PAGE_SIZE
+        pool.register(page, page_key(0, block), 0, block)
+    pool.release(pages[0])
+    pool.release(pages[1], passing=True)
+    assert pool.lookup(page_key(0, BLOCKS[1]), 0, BLOCKS[1]) is pages[1]
+    assert pool.allocate(owner=2) is pages[1]
+    assert pool.lookup(page_key(0, BLOCKS[0]), 0, BLOCKS[0]) is pages[0]
+
+
 def test_releasing_twice_and_allocating_from_nothing_are_errors():
     pool = PagePool(1)
     page = pool.allocate(owner=1)
@@ -81,10 +94,10 @@ class PoolMachine(RuleBasedStateMachine):
             self.references[page.index] = self.references.get(page.index, 0) + 1
 
     @precondition(lambda self: any(self.references.values()))
-    @rule(data=st.data())
-    def release(self, data):
+    @rule(data=st.data(), passing=st.booleans())
+    def release(self, data, passing):
         index = data.draw(st.sampled_from(sorted(i for i, n in self.references.items() if n)))
-        self.pool.release(self.pool.pages[index])
+        self.pool.release(self.pool.pages[index], passing)
         self.references[index] -= 1
 
     @rule()

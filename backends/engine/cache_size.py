@@ -10,7 +10,7 @@ import psutil
 from ..models import Model
 from .pages import PAGE_SIZE
 
-SHARE = 8
+SHARE = 4
 """One part of so many of the memory. A compile asks for the same long prompts again and again (their calibration, their
 candidates' common beginnings), and what has left the cache by then is computed anew; only what is used takes memory."""
 MOST = 2**20

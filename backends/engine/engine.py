@@ -45,7 +45,7 @@ def _close_all() -> None:
 class Engine:
     """Runs requests on one model, batched together. Thread-safe; results do not depend on which thread asks.
 
-    cache_tokens: size of the KV cache, in tokens, shared by all requests; by default what an eighth of the memory holds, of
+    cache_tokens: size of the KV cache, in tokens, shared by all requests; by default what a quarter of the memory holds, of
     which only what is used is taken. max_context: longest sequence, in tokens.
     """
 

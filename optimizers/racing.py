@@ -106,8 +106,8 @@ def paired_p_value(better: Sequence[float], worse: Sequence[float], seed: int) -
 
 def gains(better: Standing, worse: Standing, seed: int) -> bool:
     """Whether a candidate is better by more than `LUCK`; both have seen the same examples."""
-    scores = [[outcome.score for outcome in standing.outcomes] for standing in (better, worse)]
-    return paired_p_value(*scores, seed) < LUCK
+    ahead, behind = ([outcome.score for outcome in standing.outcomes] for standing in (better, worse))
+    return paired_p_value(ahead, behind, seed) < LUCK
 
 
 def chance_to_lead(behind: Sequence[float], leader: Sequence[float], remaining: int, seed: int) -> float:

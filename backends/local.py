@@ -34,7 +34,7 @@ class LocalModel:
 
     @classmethod
     def shared(
-        cls, model: str, quantization: Quantization, cache_tokens: int | None = None, max_context: int | None = None
+        cls, model: str, quantization: Quantization, cache_tokens: int | None, max_context: int | None = None
     ) -> LocalModel:
         """Return this process's instance for these settings."""
         with cls._shared_lock:

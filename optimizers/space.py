@@ -9,6 +9,7 @@ from typing import Any
 from ..signatures.bridge import Module
 from ..signatures.knob import Knob, named_knobs
 from ..signatures.layout import lower
+from ..signatures.predict import Predict
 from .candidate import Candidate, PredictorState, asked_signature, current_state
 from .context import Standing
 from .credit import called
@@ -49,12 +50,12 @@ class Space:
     def settled(self, values: Values) -> Values:
         """These values without votes where nothing is drawn: of outputs that are all scored the most probable value is taken
         anyway, which is what votes come to in the end."""
-        votes = [path for path in self.knobs if _name(path) == VOTES and values[path] != self.knob_start[path]]
+        votes = [path for path, knob in self.knobs.items() if knob.name == VOTES and values[path] != self.knob_start[path]]
         if not votes:
             return values
-        predictors = self.candidate(values, "").apply(self.program).named_predictors()
-        scored = {name.removeprefix("self") for name, predictor in predictors if _is_scored(predictor)}
-        return {**values, **{path: self.knob_start[path] for path in votes if _owner(path) in scored}}
+        variant = self.candidate(values, "").apply(self.program)
+        idle = {path for path, module, _ in named_knobs(variant) if isinstance(module, Predict) and _is_scored(module)}
+        return {**values, **{path: self.knob_start[path] for path in votes if path in idle}}
 
     def values(self, candidate: Candidate) -> Values | None:
         """The inverse of `candidate`: the values that a candidate has, None where it has one that is not in the space."""
@@ -129,11 +130,7 @@ def _owner(path: str) -> str:
     return path.rpartition(".")[0]
 
 
-def _name(path: str) -> str:
-    return path.rpartition(".")[2]
-
-
-def _is_scored(predictor: Any) -> bool:
+def _is_scored(predictor: Predict[Any]) -> bool:
     """Whether a call of the predictor decodes nothing."""
     return all(step.scoring is not None for step in lower(asked_signature(predictor)).decodes)
 

@@ -32,12 +32,18 @@ def test_a_colliding_key_is_not_a_hit():
     assert pool.lookup(42, 7, BLOCKS[0]) is None
 
 
-def test_least_recently_used_page_is_reused_first():
-    pool = PagePool(3)
-    pages = [pool.allocate(owner=1) for _ in range(3)]
+def full_pages(pool):
+    """A page for each of `BLOCKS`."""
+    pages = [pool.allocate(owner=1) for _ in BLOCKS]
     for page, block in zip(pages, BLOCKS, strict=True):
         page.filled = PAGE_SIZE
         pool.register(page, page_key(0, block), 0, block)
+    return pages
+
+
+def test_least_recently_used_page_is_reused_first():
+    pool = PagePool(3)
+    pages = full_pages(pool)
     for page in (pages[1], pages[2], pages[0]):
         pool.release(page)
     assert pool.allocate(owner=2) is pages[1]
@@ -46,10 +52,7 @@ def test_least_recently_used_page_is_reused_first():
 
 def test_what_was_passing_is_handed_out_first_and_found_until_then():
     pool = PagePool(4)
-    pages = [pool.allocate(owner=1) for _ in range(3)]
-    for page, block in zip(pages, BLOCKS, strict=False):
-        page.filled = PAGE_SIZE
-        pool.register(page, page_key(0, block), 0, block)
+    pages = full_pages(pool)
     pool.release(pages[0])
     pool.release(pages[1], passing=True)
     assert pool.lookup(page_key(0, BLOCKS[1]), 0, BLOCKS[1]) is pages[1]

@@ -51,10 +51,10 @@ def good_combination(plan, inputs):
     return {"bin": right if number % 5 <= points else BINS[(BINS.index(right) + 1) % 3]}
 
 
-def compiled(tmp_path, answer, program, seed=0, **options):
+def compiled(tmp_path, answer, program, seed=0, examples=30, before=()):
     return still.compile(
-        program, data(12), data(30, 100), lm=ScriptedLM(answer), passes=[Search()], progress=False, seed=seed,
-        ledger=tmp_path / "l.duckdb", **options,
+        program, data(12), data(examples, 100), lm=ScriptedLM(answer), passes=[*before, Search()], progress=False, seed=seed,
+        ledger=tmp_path / "l.duckdb",
     )  # fmt: skip
 
 
@@ -133,10 +133,7 @@ def combined(tmp_path, answer, start, examples):
     for module, names in ((program, ("depth", "mode", "weight")), (program.sort, ("reasoning", "samples"))):
         for name in names:
             offer(module, name, ())
-    return still.compile(
-        program, data(12), data(examples, 100), lm=ScriptedLM(answer), passes=[Before(start), Search()], progress=False,
-        ledger=tmp_path / "l.duckdb",
-    )  # fmt: skip
+    return compiled(tmp_path, answer, program, examples=examples, before=[Before(start)])
 
 
 def test_what_was_measured_is_not_tried_again(tmp_path):
@@ -233,10 +230,7 @@ def test_a_lead_that_may_be_luck_does_not_keep_a_search_going(tmp_path):
     program = Deep()
     for name in ("reasoning", "samples"):
         offer(program.sort, name, ())
-    result = still.compile(
-        program, data(12), data(50, 100), lm=ScriptedLM(answer), passes=[Search()], progress=False,
-        ledger=tmp_path / "l.duckdb",
-    )  # fmt: skip
+    result = compiled(tmp_path, answer, program, examples=50)
     assert len([row for row in result.report.rows if row.name.startswith("search")]) == PATIENCE + 1
 
 

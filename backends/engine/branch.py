@@ -18,14 +18,13 @@ class Branch(Sequence):
     root: Sequence | None = None
     logprob: float = 0.0
     """Of what has been read of the options' tokens up to here."""
-    rooted: int = 0
-    """Tokens that the root had when it came to choose."""
 
     @property
     def lasting(self) -> int:
         """The root's. Of an option that was scored nobody asks again, but for the one that is taken, and that at once: kept
         like prompts, options would drive them from the cache, and take up memory that was never used before."""
-        return self.rooted
+        assert self.root is not None
+        return self.root.lasting
 
     @property
     def unwanted(self) -> bool:
@@ -68,7 +67,6 @@ def branch(number: int, origin: Sequence, node: Node, first: float) -> Branch | 
     edge = node.edge if node.option is None else node.edge[:-1]
     begin = len(origin.tokens)
     made = Branch(number, root.request, root.vocabulary, root.future, root.adapter, root=root, logprob=before + first)
-    made.rooted = len(root.tokens)
     made.tokens, made.results = [*origin.tokens, *edge], root.results
     made.tally, made.node = root.tally, node
     made.pending_scores = {begin + i: token for i, token in enumerate(node.edge[1:])}

@@ -162,7 +162,7 @@ class PagePool:
     def release(self, page: Page, passing: bool = False) -> None:
         """Drop a reference. At zero the page joins the end of the free list and stays findable; with nothing to find on
         it, it joins the front. passing: what it holds will hardly be asked for again;
-        it joins the front, findable as it is."""
+        such a page joins the front as well, but can be found."""
         if page.references < 1:
             raise EngineError(f"page {page.index} released more often than taken")
         page.references -= 1
@@ -170,13 +170,13 @@ class PagePool:
             return
         page.owner = None
         self._free[page.index] = None
-        if page.filled == 0 or page.branch is None:
+        empty = page.filled == 0 or page.branch is None
+        if empty:
             self._forget(page)
-            self._free.move_to_end(page.index, last=False)
         elif page.key is None:
             # Its sequence goes away: keep these few tokens instead of the whole list.
             page.tokens, page.begin = page.written, 0
-        if passing:
+        if empty or passing:
             self._free.move_to_end(page.index, last=False)
 
     def clear(self) -> None:

@@ -115,9 +115,10 @@ static void block_values(const bf16 *weight, const bf16 *const *pages, int count
     vector_values(weight, pages, count, dim, queries, acc);
 }
 
-/* One query's scores to weights: scale, hide keys (unless `whole`: it sees all of the block), and add them up. Returns what
- * its earlier sums are to be multiplied by. */
-static inline float row_softmax(const float *s, bf16 *weight, float *state_most, float *state_sum, float scale, int visible, int hidden, const int whole) {
+/* One query's scores to weights: scale, hide keys (unless `whole`, a constant where it is called: it sees all of the block),
+ * and add them up. Returns what its earlier sums are to be multiplied by. */
+static inline __attribute__((always_inline)) float row_softmax(const float *s, bf16 *weight, float *state_most, float *state_sum,
+                                                               float scale, int visible, int hidden, const int whole) {
     const Ints lane = lane_numbers();
     Floats x[BLOCK_PAGES];
     Floats most = set1_ps(-INFINITY);
@@ -173,12 +174,12 @@ typedef struct {
     bf16 query[TILE * 256] __attribute__((aligned(64)));
     float sums[TILE * 256] __attribute__((aligned(64)));
     Softmax softmax;
-    int first[TILE], last[TILE], queries, nearest, furthest;
+    int first[TILE], last[TILE], queries, padded, nearest, furthest;
 } Queries;
 
 /* Of row i / share the head that shares the kv head, in arrays [rows, heads]. */
 static inline int64_t head_of(const Network *net, const int32_t *row, int kv, int i) {
-    const int share = net->heads / net->kv_heads;
+    const int share = heads_per_kv(net);
     return (int64_t)row[i / share] * net->heads + kv * share + i % share;
 }
 
@@ -186,11 +187,12 @@ static inline int64_t head_of(const Network *net, const int32_t *row, int kv, in
 static void gather_queries(Queries *tile, const Network *net, const Layer *layer, const Step *step, const Workspace *w,
                            const int32_t *row, int rows, int kv) {
     const int dim = net->head_dim;
-    tile->queries = rows * (net->heads / net->kv_heads);
+    tile->queries = rows * heads_per_kv(net);
+    tile->padded = (tile->queries + 3) / 4 * 4;
     tile->furthest = 0, tile->nearest = INT32_MAX;
-    for (int i = 0; i < (tile->queries + 3) / 4 * 4; i++) {
-        const int used = i < tile->queries ? i : 0, last = step->positions[row[used * net->kv_heads / net->heads]];
-        const int64_t head = head_of(net, row, kv, used);
+    for (int i = 0; i < tile->padded; i++) {
+        const int64_t head = head_of(net, row, kv, i < tile->queries ? i : 0);
+        const int last = step->positions[head / net->heads];
         memcpy(tile->query + i * dim, w->query + head * dim, dim * sizeof(bf16));
         memcpy(tile->sums + i * dim, w->attended + head * dim, dim * sizeof(float));
         tile->softmax.most[i] = w->state[2 * head];
@@ -218,7 +220,7 @@ static void attend_part(const Network *net, const Layer *layer, const Step *step
                         const bf16 *keys, const bf16 *values) {
     const Group *group = part->group;
     const int32_t *row = step->row_list + part->first;
-    const int dim = net->head_dim, per_tile = TILE / (net->heads / net->kv_heads);
+    const int dim = net->head_dim, per_tile = rows_per_tile(net);
     const int rows = part->rows, tiles = (rows + per_tile - 1) / per_tile;
     Queries tile[SPAN];
     bf16 weight[TILE * BLOCK] __attribute__((aligned(64)));
@@ -238,10 +240,10 @@ static void attend_part(const Network *net, const Layer *layer, const Step *step
         for (Queries *q = tile; q < tile + tiles; q++) {
             /* Still to come for all of its queries, or left behind by their windows. */
             if (position > q->furthest || position + count * PAGE <= q->nearest) continue;
-            const int padded = (q->queries + 3) / 4 * 4;
-            block_scores(q->query, k, count, dim, padded, s);
-            block_softmax(s, weight, &q->softmax, q->sums, padded, dim, net->attention_scale, position, count * PAGE, q->first, q->last);
-            block_values(weight, v, count, dim, padded, q->sums);
+            block_scores(q->query, k, count, dim, q->padded, s);
+            block_softmax(s, weight, &q->softmax, q->sums, q->padded, dim, net->attention_scale, position, count * PAGE, q->first,
+                          q->last);
+            block_values(weight, v, count, dim, q->padded, q->sums);
         }
     }
     for (int t = 0; t < tiles; t++) scatter_queries(tile + t, net, w, row + t * per_tile, kv);

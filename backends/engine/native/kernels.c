@@ -203,7 +203,7 @@ API int still_workspace_reserve(Workspace *w, const Network *net, int rows, int 
 
 /* Cut a step's groups into parts. Returns 0, or -1 when there is no memory or there are too many phases. */
 API int still_workspace_parts(Workspace *w, const Network *net, const Step *step) {
-    const int per_tile = TILE / (net->heads / net->kv_heads);
+    const int per_tile = rows_per_tile(net);
     int count = 0;
     for (int g = 0; g < step->groups; g++) count += (step->group[g].rows + per_tile - 1) / per_tile;
     /* Several tiles a part, as far as there are enough for all threads. */

@@ -88,4 +88,8 @@ typedef struct {
     const AdapterLayer *const *adapter; /* per row: layers of its adapter, or NULL; NULL: no row has one */
 } Step;
 
+/* Query heads that share a kv head, and rows whose queries of one kv head fill a tile. */
+static inline int heads_per_kv(const Network *net) { return net->heads / net->kv_heads; }
+static inline int rows_per_tile(const Network *net) { return TILE / heads_per_kv(net); }
+
 #endif

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..signatures.bridge import Module
+from ..signatures.knob import named_knobs
 from .candidate import Candidate, PredictorState
 
 
@@ -23,13 +24,17 @@ def bare_candidate(program: Module, baseline: Candidate, only: str | None = None
         if "reasoning" in outputs and len(outputs) > 1:
             fields["reasoning"]["written"] = False
         states[name] = PredictorState(instructions="", fields=fields)
-        asked.append(name)
-    knobs = {path: value for path, value in baseline.knobs.items() if not _writes_more(path, asked)}
+        asked.append(predictor)
+    longer = _writing_more(program, asked)
+    knobs = {path: value for path, value in baseline.knobs.items() if path not in longer}
     return Candidate("bare", "distil", states, knobs)
 
 
-def _writes_more(path: str, predictors: Sequence[str]) -> bool:
-    """Whether it is the knob of one of these predictors, or of a module around it, by which an answer gets longer."""
-    owner, _, knob = path.rpartition(".")
-    around = any(name.removeprefix("self") == owner or name.startswith(f"{owner}.") for name in predictors)
-    return around and knob in ("reasoning", "samples")
+def _writing_more(program: Module, predictors: Sequence[Module]) -> set[str]:
+    """Paths of the knobs of these predictors, and of modules around them, by which an answer gets longer."""
+    wanted = {id(predictor) for predictor in predictors}
+    return {
+        path
+        for path, module, knob in named_knobs(program)
+        if knob.name in ("reasoning", "samples") and any(id(inner) in wanted for inner in module.predictors())
+    }

@@ -140,7 +140,7 @@ class CoreMachine(RuleBasedStateMachine):
 
     def teardown(self):
         for sequence in self.sequences[::2]:
-            sequence.future.cancel()
+            self.happened["cancelled"] += sequence.future.cancel()
         self.finish()
         check_tables(self.core.scheduler)
         assert self.core.scheduler.pool.num_used == 0

@@ -10,10 +10,12 @@ from dspy.utils import DummyLM
 from still.errors import ModelError
 from still.optimizers import distil
 from still.optimizers.bare import bare_candidate
+from still.optimizers.candidate import Candidate
 from still.optimizers.distil import Distil
 from still.optimizers.prefer import Prefer
 from still.optimizers.weights.lora import Lora
 from still.optimizers.weights.sft import SftSettings, train_sft
+from still.signatures.knob import named_knobs
 from weights_toys import write_base
 
 
@@ -171,6 +173,30 @@ def test_runs_that_pass_teach_every_predictor_and_reasoning_is_dropped(lm, tmp_p
     bare = bare_candidate(TwoSteps(), result.winner).apply(TwoSteps())
     asked = dict(bare.named_predictors())["kind.predict"].effective_signature
     assert list(asked.output_fields) == ["kind"]
+
+
+class Checked(still.Module):
+    """Predictors by a key, and one whose name begins like that of the program itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.by = {"size": still.ChainOfThought(Size)}
+        self.check = still.Predict(Size)
+        self.selfcheck = still.Predict(Size)
+
+    def forward(self, digits):
+        return self.by["size"](digits=digits)
+
+
+def test_only_what_is_trained_loses_the_knobs_that_lengthen_answers():
+    program = Checked()
+    knobs = {path: 3 for path, _, knob in named_knobs(program) if knob.name == "samples"}
+    assert sorted(knobs) == ["by[size].predict.samples", "check.samples", "selfcheck.samples"]
+    before = Candidate("before", "test", knobs=knobs)
+    for name, path in [("by['size'].predict", "by[size].predict"), ("check", "check"), ("selfcheck", "selfcheck")]:
+        left = bare_candidate(program, before, name).knobs
+        assert left == {key: 3 for key in knobs if key != f"{path}.samples"}, name
+    assert bare_candidate(program, before).knobs == {}
 
 
 class Parity(still.Signature):

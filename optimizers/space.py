@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -78,6 +78,14 @@ class Space:
     def first(self) -> Values:
         """The values of the starting candidate."""
         return {**{dimension: next(iter(options)) for dimension, options in self.parts.items()}, **self.knob_start}
+
+    def turned(self) -> Iterator[tuple[str, Values]]:
+        """The starting values with one knob turned, to each of its other choices or the ends of its range; with its path."""
+        for path, knob in self.knobs.items():
+            for value in knob.choices if knob.choices is not None else knob.range or ():
+                values = self.settled({**self.first, path: value})
+                if values != self.first:
+                    yield path, values
 
     @property
     def size(self) -> float:

@@ -95,12 +95,17 @@ def _run(script: Path, case: str, system: str, timeout: float) -> dict[str, Any]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
     except subprocess.TimeoutExpired:
-        return {"error": f"took longer than {timeout:.0f} s"}
+        return {"error": over(timeout)}
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     if done.returncode or not lines:
         return {"error": (done.stderr.strip().splitlines() or ["no output"])[-1][:200]}
     metrics: dict[str, Any] = json.loads(lines[-1])
     return metrics
+
+
+def over(timeout: float) -> str:
+    """What `error` says of a cell that took longer than it may."""
+    return f"took longer than {timeout:.0f} s"
 
 
 def print_ratios(rows: Sequence[Row], ours: str, metric: str = "seconds") -> None:

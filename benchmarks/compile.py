@@ -11,8 +11,9 @@
 is the wall time of compiling (starting server or engine and one call before it are not counted), `tokens` what the model
 computed for it: prompt tokens that no cache had, and tokens written. `test_seconds` is the wall time of the test rows,
 `others` the share of the machine's processors that other programs took meanwhile, `instructions` what the machine's
-processor has, as our engine calls it: seconds of rows that differ there do not compare. A row with `day` is from
-compile_measured.jsonl, measured on that day.
+processor has, as our engine calls it: seconds of rows that differ there do not compare. `ended` says why there is no
+program to test: an optimizer raises where it cannot read what the model wrote for it, or it was cut off. A row with `day`
+is from compile_measured.jsonl, measured on that day.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from cells import cached, command_line, measure, print_metric, print_ratios, record, recorded, watched
+from cells import cached, command_line, measure, over, print_metric, print_ratios, record, recorded, watched
 from compile_sets import SETS, Task, is_there, task_of
-from compile_systems import LIMITS, OURS, SYSTEMS, Runner
+from compile_systems import LIMITS, OURS, SYSTEMS, Compile, Runner
 from typed_systems import version_of
 
 TIMEOUT = 4 * 3600
@@ -42,15 +43,27 @@ def run_cell(case: str, system: str) -> dict[str, Any]:
     _answer(_predictor(task), task.test[0], runner)
     runner.tokens()
     with watched() as compiling:
-        program = compile_(task, runner)
-    tokens = runner.tokens()
-    with watched() as testing:
-        test, failed = _score(program, task, runner)
-    return {
-        "test": test, "seconds": compiling.seconds, "tokens": tokens, "test_seconds": testing.seconds,
-        "failed": failed, "train_rows": len(task.train), "dev_rows": len(task.dev), "test_rows": len(task.test),
+        program, ended = _compiled(compile_, task, runner)
+    measured = {
+        "seconds": compiling.seconds, "tokens": runner.tokens(), "train_rows": len(task.train), "dev_rows": len(task.dev),
         "others": compiling.others, "instructions": LEVELS[native_level()],
     }  # fmt: skip
+    if ended:
+        return {**measured, "ended": ended}
+    with watched() as testing:
+        test, failed = _score(program, task, runner)
+    return {"test": test, **measured, "test_seconds": testing.seconds, "failed": failed, "test_rows": len(task.test)}
+
+
+def _compiled(compile_: Compile, task: Task, runner: Runner) -> tuple[Any, str]:
+    """The compiled program, or None and why there is none."""
+    from dspy.utils.exceptions import AdapterParseError
+
+    try:
+        return compile_(task, runner), ""
+    except AdapterParseError as error:
+        asked = getattr(error.signature, "__name__", "the model")
+        return None, f"the optimizer raised {type(error).__name__} at an answer to {asked}"
 
 
 def _predictor(task: Task) -> Any:
@@ -82,6 +95,7 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", default=list(SETS), choices=SETS, metavar="SET")
     parser.add_argument("--systems", nargs="+", default=list(SYSTEMS), choices=list(SYSTEMS), metavar="SYSTEM")
     parser.add_argument("--cached", action="store_true", help="measure nothing")
+    parser.add_argument("--timeout", type=float, default=TIMEOUT, help="seconds a cell may take, test rows included")
     parser.add_argument("--record", action="store_true", help="keep the rows in compile_measured.jsonl too")
     options = parser.parse_args()
     if options.cell:
@@ -91,6 +105,9 @@ def main() -> None:
     for metric in ("test", "tokens"):
         print_metric(rows, metric)
     print_ratios(rows, "still_O1")
+    for row in rows:
+        if "ended" in row["metrics"]:
+            print(f"{row['case']}, {row['system']}: {row['metrics']['ended']}")
     if options.json:
         print(json.dumps(rows))
 
@@ -115,7 +132,9 @@ def _row(name: str, system: str, options: argparse.Namespace) -> dict[str, Any] 
         return (cached(script, name, system, made) if made else None) or recorded(script, name, system)
     if made is None:
         return None
-    row = measure(script, name, system, made, options.fresh or options.quick, TIMEOUT)
+    row = measure(script, name, system, made, options.fresh or options.quick, options.timeout)
+    if row["metrics"].get("error") == over(options.timeout):
+        row["metrics"] = {"ended": f"cut off after {options.timeout:.0f} s"}
     if options.record and "error" not in row["metrics"]:
         record(script, row, made)
     return row

@@ -41,11 +41,16 @@ def command_line(description: str | None, quick: str) -> argparse.ArgumentParser
 
 
 def measure(script: Path, case: str, system: str, version: str, fresh: bool = False, timeout: float = TIMEOUT) -> Row:
-    """Return the row of a cell, from the cache or a new process; `metrics` holds `error` where it failed."""
+    """Return the row of a cell, from the cache or a new process; `metrics` holds `error` where it failed, and `ended`
+    where it came to no result."""
     known = None if fresh else cached(script, case, system, version)
     if known is not None:
         return known
-    row = {"case": case, "system": system, "metrics": _run(script, case, system, timeout)}
+    try:
+        metrics = _run(script, case, system, timeout)
+    except subprocess.TimeoutExpired:
+        return {"case": case, "system": system, "metrics": {"ended": f"cut off after {timeout:.0f} s"}}
+    row = {"case": case, "system": system, "metrics": metrics}
     if "error" not in row["metrics"]:
         CACHE.mkdir(parents=True, exist_ok=True)
         _file(script, case, system, version).write_text(json.dumps(row), "utf-8")
@@ -92,20 +97,12 @@ def _recorded(file: Path) -> dict[tuple[str, str], Row]:
 
 def _run(script: Path, case: str, system: str, timeout: float) -> dict[str, Any]:
     command = [sys.executable, str(script), "--cell", case, system]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
-    except subprocess.TimeoutExpired:
-        return {"error": over(timeout)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     if done.returncode or not lines:
         return {"error": (done.stderr.strip().splitlines() or ["no output"])[-1][:200]}
     metrics: dict[str, Any] = json.loads(lines[-1])
     return metrics
-
-
-def over(timeout: float) -> str:
-    """What `error` says of a cell that took longer than it may."""
-    return f"took longer than {timeout:.0f} s"
 
 
 def print_ratios(rows: Sequence[Row], ours: str, metric: str = "seconds") -> None:
@@ -126,8 +123,8 @@ def print_ratios(rows: Sequence[Row], ours: str, metric: str = "seconds") -> Non
         table.add_row(case, *shown, *ratios)
     Console(width=140).print(table)
     for row in rows:
-        if "error" in row["metrics"]:
-            print(f"{row['case']}, {row['system']}: {row['metrics']['error']}")
+        if told := row["metrics"].get("error") or row["metrics"].get("ended"):
+            print(f"{row['case']}, {row['system']}: {told}")
 
 
 def print_metric(rows: Sequence[Row], metric: str) -> None:

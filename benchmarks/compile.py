@@ -25,7 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from cells import cached, command_line, measure, over, print_metric, print_ratios, record, recorded, watched
+from cells import cached, command_line, measure, print_metric, print_ratios, record, recorded, watched
 from compile_sets import SETS, Task, is_there, task_of
 from compile_systems import LIMITS, OURS, SYSTEMS, Compile, Runner
 from typed_systems import version_of
@@ -105,9 +105,6 @@ def main() -> None:
     for metric in ("test", "tokens"):
         print_metric(rows, metric)
     print_ratios(rows, "still_O1")
-    for row in rows:
-        if "ended" in row["metrics"]:
-            print(f"{row['case']}, {row['system']}: {row['metrics']['ended']}")
     if options.json:
         print(json.dumps(rows))
 
@@ -133,8 +130,6 @@ def _row(name: str, system: str, options: argparse.Namespace) -> dict[str, Any] 
     if made is None:
         return None
     row = measure(script, name, system, made, options.fresh or options.quick, options.timeout)
-    if row["metrics"].get("error") == over(options.timeout):
-        row["metrics"] = {"ended": f"cut off after {options.timeout:.0f} s"}
     if options.record and "error" not in row["metrics"]:
         record(script, row, made)
     return row

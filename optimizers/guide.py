@@ -44,7 +44,7 @@ class Guide:
         """What is turned in combinations of one knob alone, by digest."""
         self._learn_history(history)
         for path, values in islice(space.turned(), ALONE):
-            self._alone[space.candidate(values, "").digest] = path, values[path]
+            self._alone[self._digest(values)] = path, values[path]
             self._study.enqueue_trial(values)
 
     def propose(self) -> Iterator[Values]:
@@ -52,10 +52,12 @@ class Guide:
         for _ in range(ASKED):
             trial = self._study.ask(self._dimensions)
             values = self._space.settled(trial.params)
-            digest = self._space.candidate(values, "").digest
-            if digest not in self._known and not self._harmful(values):
+            digest = self._digest(values)
+            worth = self._known.get(digest, self._harm_in(values))
+            if worth is None:
                 yield values
-            self._study.tell(trial, self._known[digest] if digest in self._known else min(self._harmful(values)))
+                worth = self._known[digest]
+            self._study.tell(trial, worth)
 
     def learn(self, standing: Standing) -> None:
         """What came of a combination that was proposed."""
@@ -68,8 +70,12 @@ class Guide:
         """Whether it is one of those of which a knob was turned alone."""
         return candidate.digest in self._alone
 
-    def _harmful(self, values: Values) -> list[float]:
-        return [self._harm[one] for one in values.items() if one in self._harm]
+    def _digest(self, values: Values) -> str:
+        return self._space.candidate(values, "").digest
+
+    def _harm_in(self, values: Values) -> float | None:
+        """What the most harmful of the knobs is worth; None where none does harm."""
+        return min((self._harm[one] for one in values.items() if one in self._harm), default=None)
 
     def _learn_history(self, history: Sequence[Standing]) -> None:
         """Tell what earlier passes measured, as far as it lies in the space."""
@@ -79,10 +85,10 @@ class Guide:
         for standing in {s.candidate.digest: s for s in sorted(history, key=lambda s: len(s.outcomes))}.values():
             values = self._space.values(standing.candidate)
             if values is not None and standing.outcomes:
-                worth = self._known[self._space.candidate(values, "").digest] = self._worth(standing)
+                worth = self._known[self._digest(values)] = self._worth(standing)
                 trial = optuna.create_trial(params=values, distributions=self._dimensions, value=worth)
                 self._study.add_trial(trial)
-        self._known[self._space.candidate(self._space.first, "").digest] = 0.0
+        self._known[self._digest(self._space.first)] = 0.0
 
     def _worth(self, standing: Standing) -> float:
         """What a candidate scores more than the start on the examples it has seen: those seen before it was dropped may

@@ -118,24 +118,19 @@ def make_space(program: Module, start: Candidate, history: Sequence[Standing]) -
             options = _distinct([("as it was", state), ("none", plain), *seen], kind)
             if len(options) > 1:
                 parts[f"{name} {kind}"] = options
-    knobs = {path: knob for path, module, knob in named_knobs(variant) if _is_open(path, module, knob)}
-    knobs = {path: knob for path, knob in knobs.items() if not used or _owner(path) not in {*states} - used}
+    idle = {id(predictor) for name, predictor in variant.named_predictors() if used and name not in used}
+    knobs = {p: knob for p, module, knob in named_knobs(variant) if id(module) not in idle and _is_open(module, knob)}
     now = {path: getattr(module, knob.name) for path, module, knob in named_knobs(variant) if path in knobs}
     return Space(program, replace(start, states=states), own, parts, knobs, now)
 
 
-def _is_open(path: str, module: Any, knob: Knob[Any]) -> bool:
+def _is_open(module: Any, knob: Knob[Any]) -> bool:
     if knob.choices is not None and len(knob.choices) < 2:
         return False
     # A predictor that reasons anyway needs no second reasoning field.
     signature = getattr(module, "signature", None)
     reasons = signature is not None and "reasoning" in signature.output_fields
     return not (knob.name == "reasoning" and reasons)
-
-
-def _owner(path: str) -> str:
-    """The module that has a knob, by the name that its predictor would have."""
-    return path.rpartition(".")[0]
 
 
 def _is_scored(predictor: Predict[Any]) -> bool:

@@ -6,7 +6,7 @@ import pytest
 import still
 from scripted import ScriptedLM, demonstrations
 from still.optimizers.candidate import Candidate, PredictorState, current_state
-from still.optimizers.context import Outcome, PassResult, Standing
+from still.optimizers.context import Outcome, PassResult, PredictorTrace, Standing
 from still.optimizers.racing import race
 from still.optimizers.search import PATIENCE, Search
 from still.optimizers.space import make_space
@@ -191,6 +191,18 @@ def test_demonstrations_have_to_bring_a_gain(tmp_path, more, kept):
     assert tried.score == pytest.approx((35 + more) / 50)
     assert (result.winner.name == tried.name) is kept
     assert kept or result.winner.name == "c1"
+
+
+def test_knobs_of_predictors_that_no_run_calls_are_left_alone():
+    class ByKey(still.Module):
+        def __init__(self):
+            super().__init__()
+            self.by = {key: still.Predict("text -> note") for key in ("used", "idle")}
+
+    outcome = Outcome(0.0, trace=(PredictorTrace("by['used']", {"text": "x"}, {"note": "y"}),))
+    baseline = Candidate("baseline", "baseline")
+    space = make_space(ByKey(), baseline, [Standing(baseline, (outcome,))])
+    assert set(space.knobs) == {"by[used].reasoning", "by[used].samples"}
 
 
 def test_a_knob_can_be_turned_back():

@@ -23,6 +23,7 @@ def compile_(
     level: Annotated[str, typer.Option(help="O0 measures; O1 demonstrations; O2 instructions, knobs; O3 weights.")] = "O1",
     model: Annotated[str, typer.Option(help="Local model to compile for.")] = "smollm2-135m",
     objective: Annotated[str, typer.Option(help="quality, latency, or both with a comma: the first decides.")] = "quality",
+    embedder: Annotated[str, typer.Option(help="Finds the nearest examples: minilm, a folder, a hub id; words.")] = "minilm",
     plan: Annotated[bool, typer.Option("--plan", help="Time a few calls, say what it would cost, and stop.")] = False,
     seconds: Annotated[float | None, typer.Option(help="Budget: seconds.")] = None,
     calls: Annotated[int | None, typer.Option(help="Budget: calls of language models.")] = None,
@@ -47,6 +48,7 @@ def compile_(
     options: dict[str, Any] = {
         "metric": named(metric) if ":" in metric else metric, "level": level, "lm": model, "seed": seed,
         "budget": _budget(seconds, calls, tokens), "objective": tuple(part.strip() for part in objective.split(",")),
+        "embedder": None if embedder == "words" else embedder,
     }  # fmt: skip
     if plan or to is None:
         output.print(str(estimate(module, data, given, **options)))

@@ -4,6 +4,7 @@
     states.json         per predictor: instructions and demonstrations
     plans/<name>.txt    the compiled prompt of each predictor, to be read and diffed
     adapters/<name>/    PEFT folders of what was trained, where something was
+    vectors/<name>.safetensors   of a predictor's demonstrations, where an embedder tells which are near an input
     SHA256SUMS          digest of every file above, in the format of sha256sum
 
 No pickle, no code: a single predictor is rebuilt from its schema, a user's module from the instance the caller passes.
@@ -17,7 +18,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
@@ -25,6 +26,8 @@ from typing import Any
 
 from ..errors import ArtifactError
 from ..optimizers.candidate import Candidate, PredictorState, adapter_name, current_state
+from ..optimizers.nearest import NearestDemonstrations
+from ..optimizers.similarity import rows_file
 from ..signatures.bridge import Module
 from ..signatures.knob import knob_values, named_knobs
 from .canonical import digest as digest_of
@@ -70,6 +73,8 @@ class Artifact:
         else:
             check_same(description, program)
         check_resources(self.manifest.get("resources", {}), program)
+        for state in self.states.values():
+            state.neighbours.check()
         return Candidate("artifact", "artifact", self.states, self.manifest.get("knobs", {})).apply(program)
 
 
@@ -107,6 +112,9 @@ def save_artifact(
     files["states.json"] = _json({name: current_state(predictor).to_json() for name, predictor in predictors.items()})
     for name, predictor in predictors.items():
         files[f"plans/{_safe(name)}.txt"] = prompt_text(predictor) + "\n"
+        if isinstance(predictor.demos, NearestDemonstrations) and predictor.demos.neighbours.embedder is not None:
+            fields = sorted(predictor.signature.input_fields)
+            files[_vectors(name)] = rows_file(predictor.demos.rows(fields), fields)
     try:
         for name, folder in {**_adapters(predictors), **(adapters or {})}.items():
             files |= {f"{ADAPTERS}/{_safe(name)}/{file}": (folder / file).read_bytes() for file in ADAPTER_FILES}
@@ -152,7 +160,19 @@ def read_artifact(path: str | Path) -> Artifact:
         states = {k: PredictorState.from_json(v, folder / ADAPTERS) for k, v in json.loads(contents["states.json"]).items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ArtifactError(f"{folder}: manifest or states are malformed ({error!r}): compile again") from error
+    states = {name: _with_vectors(state, folder, _vectors(name), contents) for name, state in states.items()}
     return Artifact(folder, manifest, states, frozenset(contents))
+
+
+def _vectors(name: str) -> str:
+    return f"vectors/{_safe(name)}.safetensors"
+
+
+def _with_vectors(state: PredictorState, folder: Path, file: str, contents: Mapping[str, bytes]) -> PredictorState:
+    """The state with the file of its demonstrations' vectors, where the artifact has it."""
+    if file not in contents:
+        return state
+    return replace(state, neighbours=replace(state.neighbours, vectors=folder / file))
 
 
 def _sums(folder: Path) -> list[tuple[str, str]]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..backends.retrieval.model_folder import DEFAULT_EMBEDDER
 from ..optimizers.budget import Budget, Spending
 from ..optimizers.context import Pass, Standing
 from ..signatures.bridge import Module
@@ -37,6 +38,7 @@ def compile(
     teacher: Any = None,
     budget: Budget | None = None,
     objective: str | Sequence[str] = "quality",
+    embedder: str | None = DEFAULT_EMBEDDER,
     ledger: str | Path | Ledger = DEFAULT_LEDGER,
     seed: int = 0,
     progress: bool = True,
@@ -53,12 +55,14 @@ def compile(
     objective: "quality", "latency" (the fastest that scores no lower on dev than the program as it is), or both, of which
     the first decides what is returned; with latency among them `result.front` has every candidate than which none is both
     better and faster.
+    embedder: what tells which demonstrations are nearest to an input: "minilm" (fetched once; where it cannot be had, words
+    tell), a sentence-transformers folder or hub id, or None for the words they share (BM25).
 
     Every (candidate, example) result goes to the ledger as it is computed: after Ctrl-C or a kill, the same call goes on
-    where it stopped. Raises `SignatureError`, `DatasetError` and `MetricError` before any work for what can be checked
-    beforehand, and `StillError` if the program fails on every example.
+    where it stopped. Raises `SignatureError`, `DatasetError`, `MetricError` and `ModelError` before any work for what can
+    be checked beforehand, and `StillError` if the program fails on every example.
     """
-    task = make_task(program, train, dev, metric, level, passes, lm, teacher, seed, objective)
+    task = make_task(program, train, dev, metric, level, passes, lm, teacher, seed, objective, embedder)
     with opened(ledger) as book, ProgressBar(progress) as bar:
         return Job(task, Spending(budget or Budget()), book, bar).run()
 

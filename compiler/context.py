@@ -35,6 +35,7 @@ class CompileContext:
     progress: ProgressBar
     course: Course
     proposer: Any = None
+    embedder: str | None = None
     history: list[Standing] = field(default_factory=list)
 
     @property
@@ -92,7 +93,9 @@ def make_context(
         Evaluator(task.program, program_id, task.metric, lm, *shared) for lm in (task.lm, task.teacher)
     )
     course = Course(len(task.dev), spending)
-    return CompileContext(task.train, task.dev, task.seed, evaluator, teacher, progress, course, task.proposer)
+    return CompileContext(
+        task.train, task.dev, task.seed, evaluator, teacher, progress, course, task.proposer, task.embedder
+    )
 
 
 def _pick(dataset: Dataset, indices: Sequence[int]) -> list[Example]:

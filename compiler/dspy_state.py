@@ -19,8 +19,8 @@ from pydantic import PydanticUserError, TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from ..errors import ArtifactError, ConstraintError
+from ..optimizers.balanced import balanced
 from ..optimizers.candidate import Candidate, Demonstration, PredictorState, current_state
-from ..optimizers.demonstrations import balanced
 from ..optimizers.nearest import NearestDemonstrations
 from ..signatures.bridge import LM, DspyPredict, Module, dependency_versions
 from ..signatures.constraint import Constraint

@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from ..backends.retrieval.model_folder import DEFAULT_EMBEDDER
 from ..optimizers.budget import Budget
 from ..optimizers.candidate import Candidate
 from ..optimizers.context import Forecast, Forecaster, Pass, Standing
@@ -92,6 +93,7 @@ def estimate(
     teacher: Any = None,
     budget: Budget | None = None,
     objective: str | Sequence[str] = "quality",
+    embedder: str | None = DEFAULT_EMBEDDER,
     seed: int = 0,
 ) -> Estimate:
     """Say what `compile` with these arguments would cost, without doing it.
@@ -103,7 +105,7 @@ def estimate(
     dearest start comes to more and a race that drops nobody. The timing at the end that latency as an objective needs
     (some 150 runs at most) is left out. Nothing is written to a ledger. Raises as `compile` does.
     """
-    task = make_task(program, train, dev, metric, level, passes, lm, teacher, seed, objective)
+    task = make_task(program, train, dev, metric, level, passes, lm, teacher, seed, objective, embedder)
     with tempfile.TemporaryDirectory() as folder, Ledger(Path(folder) / "probe.duckdb") as book:
         probe = Probe(task, book)
         rows, notes = _rows(task, probe)

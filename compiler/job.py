@@ -88,7 +88,7 @@ class Job:
         """The same compile has the same id, so that running it again resumes it."""
         parts = [
             program_id, self.task.train.digest, self.task.dev.digest, self.task.level, self.task.metric.name,
-            model_digest(self.task.lm), model_digest(self.task.teacher), self.task.seed,
+            model_digest(self.task.lm), model_digest(self.task.teacher), self.task.seed, self.task.embedder,
         ]  # fmt: skip
         return digest(parts)[:16]
 

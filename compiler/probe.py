@@ -123,7 +123,10 @@ class Probe:
 def kind(candidate: Candidate) -> str:
     """What decides what a candidate costs: its demonstrations' number and choice, how it decides, and its knobs."""
     states = [
-        (name, len(s.demonstrations) if s.nearest is None else 0, s.nearest or 0, repr(sorted(s.fields.items())))
+        (
+            name, len(s.demonstrations) if s.nearest is None else 0, s.nearest or 0, str(s.neighbours),
+            repr(sorted(s.fields.items())),
+        )
         for name, s in sorted(candidate.states.items())
     ]
     return repr((states, sorted(candidate.knobs.items())))

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from ..backends.retrieval.embedding import embedder_of
+from ..backends.retrieval.model_folder import DEFAULT_EMBEDDER
 from ..errors import DatasetError, SignatureError, StillError
 from ..optimizers.context import Pass
 from ..optimizers.decisions import Decisions
@@ -51,6 +53,8 @@ class Task:
     """Asked for instructions: the teacher that the user gave, or None."""
     seed: int
     objective: tuple[str, ...] = ("quality",)
+    embedder: str | None = DEFAULT_EMBEDDER
+    """What tells which demonstrations are near an input; None: the words they share."""
 
 
 def make_task(
@@ -64,11 +68,14 @@ def make_task(
     teacher: Any,
     seed: int,
     objective: Any = "quality",
+    embedder: str | None = DEFAULT_EMBEDDER,
 ) -> Task:
     """Check the arguments of `compile` and fill in their defaults. Raises as it does."""
     if level not in get_args(Level):
         raise StillError(f"level={level!r}: use one of {', '.join(get_args(Level))}")
     goals = as_objective(objective)
+    if embedder is not None and embedder != DEFAULT_EMBEDDER:
+        embedder_of(embedder)  # a name that is no model's should fail now; the default one may be missing, see the pass
     program, lm = resolve(program, lm)
     proposer = usable_lm(teacher) if teacher is not None else None
     if dev is None:
@@ -76,7 +83,7 @@ def make_task(
         train, dev = split.train, split.dev
     train, dev = typed(program, train, "train"), typed(program, dev, "dev")
     steps = _of_level(level, goals) if passes is None else tuple(passes)
-    return Task(program, train, dev, as_metric(metric), level, steps, lm, proposer or lm, proposer, seed, goals)
+    return Task(program, train, dev, as_metric(metric), level, steps, lm, proposer or lm, proposer, seed, goals, embedder)
 
 
 def _of_level(level: Level, goals: Sequence[str]) -> tuple[Pass, ...]:

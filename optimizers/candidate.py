@@ -19,6 +19,7 @@ from ..signatures.knob import set_knobs
 from ..signatures.predict import plan_predictors
 from ..signatures.signature import with_instructions
 from .nearest import NearestDemonstrations
+from .neighbours import WORDS, Neighbours
 from .own_copy import own_copy
 
 SET = ("decide", "abstain_below", "calibration", "describe", "written")
@@ -30,7 +31,10 @@ Demonstration = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class PredictorState:
-    """What one predictor is given: demonstrations, fixed or, with `nearest`, the closest `nearest` of them per input."""
+    """What one predictor is given: demonstrations, fixed or, with `nearest`, the closest `nearest` of them per input.
+
+    neighbours: which are the closest.
+    """
 
     demonstrations: tuple[Demonstration, ...] = ()
     nearest: int | None = None
@@ -39,6 +43,7 @@ class PredictorState:
     """What is set of an output field: `decide`, `calibration`."""
     adapter: AdapterFolder | None = None
     """Trained weights that it answers with."""
+    neighbours: Neighbours = WORDS
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, for ledger, digest and artifact."""
@@ -49,6 +54,8 @@ class PredictorState:
         }
         if self.fields:
             data["fields"] = {name: dict(given) for name, given in self.fields.items()}
+        if self.nearest is not None and (neighbours := self.neighbours.to_json()):
+            data["neighbours"] = neighbours
         if self.adapter is not None:
             data["adapter"] = self.adapter.digest
         return data
@@ -60,7 +67,9 @@ class PredictorState:
         digest = data.get("adapter")
         path = "" if digest is None or adapters is None else str(adapters / adapter_name(digest))
         adapter = None if digest is None else AdapterFolder(digest, path)
-        return cls(demonstrations, data["nearest"], data["instructions"], dict(data.get("fields", {})), adapter)
+        neighbours = Neighbours.from_json(data.get("neighbours", {}))
+        fields = dict(data.get("fields", {}))
+        return cls(demonstrations, data["nearest"], data["instructions"], fields, adapter, neighbours)
 
 
 def adapter_name(digest: str) -> str:
@@ -113,7 +122,9 @@ class Candidate:
             predictor = predictors[name]
             demonstrations = [dict(d) for d in state.demonstrations]
             predictor.demos = (
-                demonstrations if state.nearest is None else NearestDemonstrations(demonstrations, state.nearest)
+                demonstrations
+                if state.nearest is None
+                else NearestDemonstrations(demonstrations, state.nearest, state.neighbours)
             )
             instructions = predictor.signature.instructions if state.instructions is None else state.instructions
             for output, given in state.fields.items():
@@ -141,11 +152,18 @@ def asked_signature(predictor: Any) -> Any:
 def current_state(predictor: Any) -> PredictorState:
     """Read the state a predictor is in (`predictor`: a dspy.Predict)."""
     demos = predictor.demos
-    nearest = demos.count_per_input if isinstance(demos, NearestDemonstrations) else None
+    near = demos if isinstance(demos, NearestDemonstrations) else None
     fields = {
         name: {key: extra[key] for key in SET if key in extra}
         for name, output in predictor.signature.output_fields.items()
         if isinstance(extra := output.json_schema_extra, dict) and any(key in extra for key in SET)
     }
     adapter = predictor.config.get("adapter")
-    return PredictorState(tuple(dict(d) for d in demos), nearest, predictor.signature.instructions, fields, adapter)
+    return PredictorState(
+        tuple(dict(d) for d in demos),
+        near.count_per_input if near is not None else None,
+        predictor.signature.instructions,
+        fields,
+        adapter,
+        near.neighbours if near is not None else WORDS,
+    )

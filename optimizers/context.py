@@ -95,6 +95,10 @@ class EvaluationContext(Protocol):
         """The LM that the program is compiled for."""
 
     @property
+    def embedder(self) -> str | None:
+        """What tells which demonstrations are near an input: the name of an embedder; None: the words they share."""
+
+    @property
     def folder(self) -> Path:
         """Where a pass may keep files between runs; it need not exist yet."""
 

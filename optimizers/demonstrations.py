@@ -7,10 +7,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+from ..errors import ModelError
 from ..signatures.bridge import Example, Module
 from ..signatures.layout import is_complete
+from .balanced import balanced
 from .candidate import Candidate, Demonstration, PredictorState, asked_signature
 from .context import EvaluationContext, Forecast, PassResult, Rollout, Standing
+from .neighbours import WORDS, Neighbours
 from .racing import challenge, gains, race
 from .taught import lessons
 
@@ -23,7 +26,8 @@ BOOTSTRAP_ATTEMPTS = 48
 class Demonstrations:
     """Choose demonstrations: none, labelled (random draws), bootstrapped (traces of the program or a teacher that pass
     the metric; after Khattab et al., DSPy, 2023), taught (what other steps gave a predictor in a run, with the labels as its
-    answers), or the labelled examples nearest to each input (Liu et al., 2022)."""
+    answers), or the labelled examples nearest to each input (Liu et al., 2022): by the vectors of the context's embedder, or
+    where there is none by words."""
 
     name = "demonstrations"
 
@@ -34,20 +38,21 @@ class Demonstrations:
         others = list(_draws(labelled, context.seed)) if labelled else []
         attempts = min(BOOTSTRAP_ATTEMPTS, len(context.train))
         context.expect(attempts + (len(others) + 1 + 3 * len(COUNTS)) * len(context.dev))
-        first = _race_nearest(program, baseline, list(_nearest(labelled)), context)
+        nearest, missing = _nearest(labelled, context.embedder)
+        first = _race_nearest(program, baseline, nearest, context)
         rollouts = _rollouts(program, others[0] if labelled else baseline, context)
         bootstrapped = _bootstrapped(program, rollouts, context.seed)
         others += [*bootstrapped, *_taught(program, rollouts, labelled, context)]
         raced = race(program, _unique([first[0].candidate, *others]), context)
         notes = _notes(program, labelled, rollouts, bootstrapped)
-        return PassResult(raced[0].candidate, (*raced, *first), notes)
+        return PassResult(raced[0].candidate, (*raced, *first), (*missing, *notes))
 
     def forecast(self, program: Module, baseline: Candidate, context: EvaluationContext) -> Forecast:
         """The candidates of `run`; bootstrapped demonstrations are taken to be as long as labelled ones."""
         labelled = _labelled_pools(program, context)
         draws = list(_draws(labelled, context.seed)) if labelled else []
         bootstrapped = draws[:: len(draws) // len(COUNTS)] if draws else [baseline] * len(COUNTS)
-        nearest = list(_nearest(labelled))
+        nearest, _ = _nearest(labelled, context.embedder)
         taught = bootstrapped if _may_be_taught(program, labelled, context) else []
         return Forecast(
             (baseline, *draws, *nearest[:1]), (*nearest[1:], *bootstrapped, *taught),
@@ -82,10 +87,21 @@ def _draws(pools: dict[str, list[Demonstration]], seed: int) -> Iterator[Candida
             yield Candidate(f"labelled-{count}{'ab'[draw]}", "labelled", states)
 
 
-def _nearest(pools: dict[str, list[Demonstration]]) -> Iterator[Candidate]:
-    for count in COUNTS if pools else ():
-        states = {name: PredictorState(tuple(pool), nearest=count) for name, pool in pools.items()}
-        yield Candidate(f"nearest-{count}", "nearest", states)
+def _nearest(
+    pools: dict[str, list[Demonstration]], embedder: str | None
+) -> tuple[list[Candidate], tuple[str, ...]]:
+    """The candidates, and why they are chosen by words though an embedder was asked for."""
+    if not pools:
+        return [], ()
+    try:
+        neighbours, missing = Neighbours.by(embedder), []
+    except ModelError as error:
+        neighbours, missing = WORDS, [f"nearest demonstrations are chosen by words: {error}"]
+    found = []
+    for count in COUNTS:
+        states = {name: PredictorState(tuple(pool), count, neighbours=neighbours) for name, pool in pools.items()}
+        found.append(Candidate(f"nearest-{count}", "nearest", states))
+    return found, tuple(missing)
 
 
 def _race_nearest(
@@ -109,21 +125,6 @@ def _balanced(pool: Sequence[Demonstration], count: int, rng: random.Random) -> 
     rng.shuffle(rest)
     # Calls of one predictor need not have been given the same inputs.
     return balanced(rest, count, list(dict.fromkeys(name for demonstration in pool for name in demonstration)))
-
-
-def balanced(pool: Sequence[Demonstration], count: int, names: Sequence[str]) -> list[Demonstration]:
-    """The first `count` of a pool, passing over those whose values of `names` have been taken more often than others'."""
-    rest = list(pool)
-    shown: dict[tuple[str, str], int] = {}
-    chosen: list[Demonstration] = []
-    while rest and len(chosen) < count:
-        best = min(range(len(rest)), key=lambda i: sum(shown.get((f, str(rest[i].get(f))), 0) for f in names))
-        demonstration = rest.pop(best)
-        chosen.append(demonstration)
-        for name in names:
-            key = (name, str(demonstration.get(name)))
-            shown[key] = shown.get(key, 0) + 1
-    return chosen
 
 
 def _rollouts(program: Module, teacher: Candidate, context: EvaluationContext) -> list[Rollout]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import zip_longest
 from typing import Any
 
 from ..signatures.bridge import Example, Module
@@ -13,19 +15,24 @@ from .context import PERFECT, EvaluationContext, Forecast, Outcome, PassResult, 
 from .credit import blame, called, draw_predictor
 from .pareto import pick_parent
 from .proposals import Failure, proposals
-from .racing import measure, race
+from .racing import challenge, measure, race
 from .rewrites import rewrites
+from .work import total_work, work
 
 PROPOSALS = 4
 """Instructions that a teacher proposes for each predictor at first."""
 ROUNDS = 6
 """Reflections that follow, each on the failures of one candidate of the Pareto front."""
+SHARE = 0.25
+"""Of the work of all passes before it, what rewrites may cost that bring nothing."""
 
 
 class Instructions:
     """Try other instructions, predictor by predictor, on top of the demonstrations that won.
 
-    Without a teacher: the rewrites of `rewrites.py`. With one (any dspy.LM): its proposals too, and then reflection: in each
+    First the rewrites of `rewrites.py`, one after the other. Where demonstrations are chosen per input each costs as much as
+    those did: those that bring nothing end it when they come to `SHARE` of the work of the passes before. With a teacher
+    (any dspy.LM) its proposals follow, and then reflection: in each
     round a candidate is drawn from the Pareto front over examples, the teacher sees what went wrong with it (the metric's
     feedback) and writes new instructions, which are kept if they race well (after Agrawal et al., GEPA, 2025). In a program
     of several predictors each round is for one of them, drawn by what it lost (`credit.py`), and the teacher is shown what
@@ -39,40 +46,37 @@ class Instructions:
         outcomes = context.evaluate(program, baseline, range(len(context.dev)))
         if is_perfect(outcomes):
             return PassResult(baseline, (measure(program, baseline, context),), (f"instructions: {PERFECT}",))
-        candidates = [baseline, *self._first(program, baseline, context, outcomes)]
-        rounds = ROUNDS if context.proposer is not None else 0
-        context.expect((len(candidates) + rounds) * len(context.dev))
-        standings = race(program, unique(candidates), context)
-        for number in range(rounds):
-            standings = self._reflect(program, standings, context, number)
-        return PassResult(standings[0].candidate, tuple(standings))
+        standings, notes = _rewritten(program, baseline, context, called(outcomes))
+        if context.proposer is not None:
+            standings = self._proposed(program, baseline, standings, context, outcomes)
+            for number in range(ROUNDS):
+                standings = self._reflect(program, standings, context, number)
+        return PassResult(standings[0].candidate, tuple(standings), notes)
 
     def forecast(self, program: Module, baseline: Candidate, context: EvaluationContext) -> Forecast:
         """The rewrites, and for each proposal and reflection the candidate it starts from."""
-        predictors = list(_lowered(baseline.apply(program)))
-        made = [
-            changed(baseline, name, predictor, what, changes)
-            for name, predictor in predictors
-            for what, changes in rewrites(predictor.signature, context.train)
-        ]
-        asked = 0 if context.proposer is None else PROPOSALS * len(predictors) + ROUNDS
+        made = _rewrites(program, baseline, context, frozenset())
+        asked = 0 if context.proposer is None else PROPOSALS * len(list(_lowered(program))) + ROUNDS
         # All of it only may be: there is nothing to try where every example is all right.
-        return Forecast((baseline,), (*unique(made), *(baseline,) * asked), asked=asked)
+        return Forecast((baseline,), (*made, *(baseline,) * asked), asked=asked)
 
-    def _first(
-        self, program: Module, baseline: Candidate, context: EvaluationContext, outcomes: Sequence[Outcome]
-    ) -> Iterator[Candidate]:
-        used = called(outcomes)
-        for name, predictor in _lowered(baseline.apply(program)):
-            if used and name not in used:
-                continue  # other instructions would change nothing
-            for what, changes in rewrites(predictor.signature, context.train):
-                yield changed(baseline, name, predictor, what, changes)
-            if context.proposer is not None:
-                failures = _failures(name, context.dev, outcomes)
-                told = proposals(predictor.signature, context.train, failures, context.proposer, PROPOSALS, context.seed)
-                for i, text in enumerate(told):
-                    yield changed(baseline, name, predictor, f"proposal {i + 1}", {"instructions": text})
+    def _proposed(
+        self,
+        program: Module,
+        baseline: Candidate,
+        standings: list[Standing],
+        context: EvaluationContext,
+        outcomes: Sequence[Outcome],
+    ) -> list[Standing]:
+        """What the teacher proposes, having seen what went wrong at first, raced against the best rewrite."""
+        made = []
+        for name, predictor in _used(program, baseline, called(outcomes)):
+            failures = _failures(name, context.dev, outcomes)
+            told = proposals(predictor.signature, context.train, failures, context.proposer, PROPOSALS, context.seed)
+            for i, text in enumerate(told):
+                made.append(changed(baseline, name, predictor, f"proposal {i + 1}", {"instructions": text}))
+        context.expect((len(made) + ROUNDS) * len(context.dev))
+        return _joined(race(program, unique([standings[0].candidate, *made]), context), standings)
 
     def _reflect(
         self, program: Module, standings: Sequence[Standing], context: EvaluationContext, number: int
@@ -89,9 +93,46 @@ class Instructions:
         known = {standing.candidate.digest for standing in standings}
         if not made or made[0].digest in known:
             return list(standings)
-        best = race(program, [standings[0].candidate, *made], context)
-        rest = [s for s in standings[1:] if s.candidate.digest not in {b.candidate.digest for b in best}]
-        return [*best, *rest]
+        return _joined(race(program, [standings[0].candidate, *made], context), standings)
+
+
+def _rewritten(
+    program: Module, baseline: Candidate, context: EvaluationContext, used: frozenset[str]
+) -> tuple[list[Standing], tuple[str, ...]]:
+    """Race the rewrites one after the other, each against the best so far, which comes first; and what was left out."""
+    made = _rewrites(program, baseline, context, used)
+    context.expect(len(made) * len(context.dev))
+    standings = [measure(program, baseline, context)]
+    wasted, affordable = 0, SHARE * total_work(context.history) or math.inf
+    for number, candidate in enumerate(made):
+        if wasted > affordable:
+            left = f"instructions: {len(made) - number} of {len(made)} rewrites left out"
+            return standings, (f"{left}: those before had brought nothing for {SHARE:.0%} of all work",)
+        found, leads = challenge(program, standings[0].candidate, candidate, context)
+        standings = [found, *standings] if leads else [*standings, found]
+        wasted = 0 if leads else wasted + work(found)
+    return standings, ()
+
+
+def _rewrites(
+    program: Module, baseline: Candidate, context: EvaluationContext, used: frozenset[str]
+) -> list[Candidate]:
+    """The likeliest of every predictor first."""
+    made = [
+        [
+            changed(baseline, name, predictor, what, changes)
+            for what, changes in rewrites(predictor.signature, context.train)
+        ]
+        for name, predictor in _used(program, baseline, used)
+    ]
+    in_turn = [one for turn in zip_longest(*made) for one in turn if one is not None]
+    return [one for one in unique([baseline, *in_turn]) if one is not baseline]
+
+
+def _joined(best: Sequence[Standing], others: Sequence[Standing]) -> list[Standing]:
+    """These, and those of the others that are not among them."""
+    digests = {standing.candidate.digest for standing in best}
+    return [*best, *(standing for standing in others if standing.candidate.digest not in digests)]
 
 
 def unique(candidates: Sequence[Candidate]) -> list[Candidate]:
@@ -112,6 +153,11 @@ def changed(base: Candidate, name: str, predictor: Any, what: str, changes: dict
     owner = "" if name == "self" else f"{name} "
     prefix = "" if base.name == "baseline" else f"{base.name}, "
     return Candidate(f"{prefix}{owner}{what}", "instructions", {**base.states, name: new}, base.knobs)
+
+
+def _used(program: Module, baseline: Candidate, used: frozenset[str]) -> Iterator[tuple[str, Any]]:
+    """The predictors that instructions can be written for; without those that no run calls, where that is known."""
+    return ((name, p) for name, p in _lowered(baseline.apply(program)) if not used or name in used)
 
 
 def _lowered(program: Module) -> Iterator[tuple[str, Any]]:

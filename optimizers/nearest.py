@@ -1,31 +1,40 @@
-"""Demonstrations chosen per input: the labelled examples whose inputs share most words with it."""
+"""Demonstrations chosen per input: the labelled examples whose inputs are most like it."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import bm25s
+import numpy as np
+
+from .balanced import balanced
+from .neighbours import WORDS, Neighbours
+from .similarity import Similarity, VectorSimilarity, WordSimilarity, read_rows, text_vectors
+
+CHOICE = 3
+"""Where they are balanced, they are chosen from so many times as many of the nearest."""
 
 
 class NearestDemonstrations(list[dict[str, Any]]):
     """A pool of demonstrations, and a choice of `count_per_input` of them for each call, best match last.
 
-    It is a list, so that code which copies or saves a predictor's `demos` keeps the whole pool. Similarity is BM25
-    (Lucene's variant, through bm25s) over the text of all input fields.
+    It is a list, so that code which copies or saves a predictor's `demos` keeps the whole pool. What is compared is the
+    text of all input fields.
     """
 
-    def __init__(self, pool: Iterable[dict[str, Any]], count_per_input: int) -> None:
+    def __init__(
+        self, pool: Iterable[dict[str, Any]], count_per_input: int, neighbours: Neighbours = WORDS
+    ) -> None:
         super().__init__(pool)
         self.count_per_input = count_per_input
-        self._index: bm25s.BM25 | None = None
-        self._wordless = False
+        self.neighbours = neighbours
+        self._similarity: Similarity | None = None
         self._lock = threading.Lock()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> NearestDemonstrations:
         # The pool is only read: copies share the examples and need no second index until they are used.
-        return NearestDemonstrations(self, self.count_per_input)
+        return NearestDemonstrations(self, self.count_per_input, self.neighbours)
 
     def select(self, inputs: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Return the closest demonstrations, the closest last: models attend most to what stands near the end.
@@ -34,25 +43,37 @@ class NearestDemonstrations(list[dict[str, Any]]):
         """
         names = sorted(inputs)
         own = _text(inputs, names)
-        scores = self._scores(own, names)
+        scores = self._similar(names).scores(own)
         ranked = sorted(range(len(self)), key=lambda i: (-scores[i], i))
-        others = [i for i in ranked if _text(self[i], names) != own]
-        return [self[i] for i in reversed(others[: self.count_per_input])]
+        others = [self[i] for i in ranked if _text(self[i], names) != own]
+        return self._chosen(others, names)[::-1]
 
-    def _scores(self, query: str, names: list[str]) -> list[float]:
-        words = bm25s.tokenize([query], return_ids=False, show_progress=False)[0]
+    def rows(self, names: Sequence[str]) -> np.ndarray:
+        """float32 [pool, d]: the vectors of the texts of these fields, by the embedder."""
+        names = sorted(names)
+        if self.neighbours.vectors is not None:
+            kept = read_rows(self.neighbours.vectors, names)
+            if kept is not None and len(kept) == len(self):
+                return kept
+        return text_vectors(str(self.neighbours.embedder)).pool([_text(demo, names) for demo in self])
+
+    def _chosen(self, ranked: list[dict[str, Any]], names: Sequence[str]) -> list[dict[str, Any]]:
+        if not self.neighbours.balanced:
+            return ranked[: self.count_per_input]
+        near = ranked[: CHOICE * self.count_per_input]
+        labels = [name for name in dict.fromkeys(name for demo in near for name in demo) if name not in names]
+        place = {id(demo): rank for rank, demo in enumerate(near)}
+        return sorted(balanced(near, self.count_per_input, labels), key=lambda demo: place[id(demo)])
+
+    def _similar(self, names: Sequence[str]) -> Similarity:
         with self._lock:
-            if self._index is None:
-                self._index = bm25s.BM25()
-                texts = [_text(demo, names) for demo in self]
-                tokens = bm25s.tokenize(texts, return_ids=False, show_progress=False)
-                self._wordless = not any(tokens)
-                if not self._wordless:  # an index of no words cannot be made
-                    self._index.index(tokens, show_progress=False)
-            if self._wordless or not words:
-                return [0.0] * len(self)
-            return [float(score) for score in self._index.get_scores(words)]
+            if self._similarity is None:
+                if self.neighbours.embedder is None:
+                    self._similarity = WordSimilarity([_text(demo, names) for demo in self])
+                else:
+                    self._similarity = VectorSimilarity(self.rows(names), text_vectors(self.neighbours.embedder))
+            return self._similarity
 
 
-def _text(values: Mapping[str, Any], names: list[str]) -> str:
+def _text(values: Mapping[str, Any], names: Sequence[str]) -> str:
     return "\n".join(str(values.get(name, "")) for name in names)

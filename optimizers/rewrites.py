@@ -20,17 +20,17 @@ _WORD = re.compile(r"[a-z][a-z'-]{2,}")
 
 
 def rewrites(signature: Any, train: Sequence[Example]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (name, changes): changes are `instructions`, `fields`, or both, of a predictor's state.
+    """Yield (name, changes), the likeliest to help first; changes are `instructions`, `fields`, or both, of a predictor.
 
-    plain: what goes in and what comes out in one sentence. bare: no instructions at all. words: the instructions with the
-    words that tell each option from the others in the training data. short: outputs are not described, only their names
+    words: the instructions with the words that tell each option from the others in the training data. plain: what goes in
+    and what comes out in one sentence. bare: no instructions at all. short: outputs are not described, only their names
     and the grammar say what they are.
     """
     inputs, outputs = _listed(signature.input_fields), _listed(signature.output_fields)
-    yield "plain", {"instructions": f"Read the {inputs} and give the {outputs}."}
-    yield "bare", {"instructions": " "}  # dspy would fill in a default for an empty text
     for output, hint in _hints(signature, train):
         yield f"words for {output}", {"instructions": f"{signature.instructions.strip()}\n\n{hint}"}
+    yield "plain", {"instructions": f"Read the {inputs} and give the {outputs}."}
+    yield "bare", {"instructions": " "}  # dspy would fill in a default for an empty text
     yield "short", {"fields": {output: {"describe": False} for output in signature.output_fields}}
 
 

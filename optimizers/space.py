@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,6 +13,7 @@ from ..signatures.predict import Predict
 from .candidate import Candidate, PredictorState, asked_signature, current_state
 from .context import Standing
 from .credit import called
+from .neighbours import WORDS
 
 VOTES = "samples"
 """The knob of `Predict` that has it vote."""
@@ -26,7 +27,7 @@ Values = dict[str, Any]
 class Space:
     """What may be combined. parts: by dimension ("PREDICTOR demonstrations", "PREDICTOR instructions", "PREDICTOR fields"),
     what a predictor may be given, by the name of the candidate that had it; the first is what the starting candidate has.
-    knobs: by path.
+    others: of a dimension, the options that nothing has measured yet. knobs: by path.
     """
 
     program: Module
@@ -34,6 +35,7 @@ class Space:
     own: Mapping[str, PredictorState]
     """The predictors as the program has them."""
     parts: Mapping[str, Mapping[str, Any]]
+    others: Mapping[str, tuple[str, ...]]
     knobs: Mapping[str, Knob[Any]]
     knob_start: Values
 
@@ -80,12 +82,16 @@ class Space:
         return {**{dimension: next(iter(options)) for dimension, options in self.parts.items()}, **self.knob_start}
 
     def turned(self) -> Iterator[tuple[str, Values]]:
-        """The starting values with one knob turned, to each of its other choices or the ends of its range; with its path."""
+        """The starting values with one knob turned, to each of its other choices or the ends of its range, or one dimension
+        to what has not been measured; with its path."""
         for path, knob in self.knobs.items():
             for value in knob.choices if knob.choices is not None else knob.range or ():
                 values = self.settled({**self.first, path: value})
                 if values != self.first:
                     yield path, values
+        for dimension, names in self.others.items():
+            for name in names:
+                yield dimension, {**self.first, dimension: name}
 
     @property
     def size(self) -> float:
@@ -107,6 +113,7 @@ def make_space(program: Module, start: Candidate, history: Sequence[Standing]) -
     }
     ranked = sorted(history, key=lambda s: (s.dropped is not None, -s.mean))
     parts: dict[str, Mapping[str, Any]] = {}
+    others: dict[str, tuple[str, ...]] = {}
     used = called([outcome for standing in history for outcome in standing.outcomes])
     for name, state in states.items():
         if used and name not in used:
@@ -116,12 +123,28 @@ def make_space(program: Module, start: Candidate, history: Sequence[Standing]) -
         plain = PredictorState(instructions=state.instructions)
         for kind in ("demonstrations", "instructions", "fields"):
             options = _distinct([("as it was", state), ("none", plain), *seen], kind)
+            if kind == "demonstrations":
+                new = _distinct(_neighbourhoods(state), kind, [*options.values()])
+                options, others[f"{name} {kind}"] = {**options, **new}, tuple(new)
             if len(options) > 1:
                 parts[f"{name} {kind}"] = options
     idle = {id(predictor) for name, predictor in variant.named_predictors() if used and name not in used}
     knobs = {p: knob for p, module, knob in named_knobs(variant) if id(module) not in idle and _is_open(module, knob)}
     now = {path: getattr(module, knob.name) for path, module, knob in named_knobs(variant) if path in knobs}
-    return Space(program, replace(start, states=states), own, parts, knobs, now)
+    return Space(program, replace(start, states=states), own, parts, others, knobs, now)
+
+
+def _neighbourhoods(state: PredictorState) -> Iterator[tuple[str, PredictorState]]:
+    """Other ways to choose demonstrations for each input, where they are chosen so."""
+    if state.nearest is None:
+        return
+    neighbours = state.neighbours
+    if neighbours.embedder is not None:
+        yield "neighbours by words", replace(state, neighbours=replace(WORDS, balanced=neighbours.balanced))
+    if not neighbours.balanced:
+        yield "balanced neighbours", replace(state, neighbours=replace(neighbours, balanced=True))
+    if state.nearest > 2:
+        yield f"{state.nearest // 2} neighbours", replace(state, nearest=state.nearest // 2)
 
 
 def _is_open(module: Any, knob: Knob[Any]) -> bool:
@@ -145,22 +168,22 @@ def _whole(state: PredictorState, own: PredictorState) -> PredictorState:
 
 def _part(state: PredictorState, kind: str) -> Any:
     if kind == "demonstrations":
-        return (state.demonstrations, state.nearest)
+        return (state.demonstrations, state.nearest, state.neighbours)
     return state.instructions if kind == "instructions" else dict(state.fields)
 
 
 def _replaced(state: PredictorState, kind: str, part: Any) -> PredictorState:
     if kind == "demonstrations":
-        return replace(state, demonstrations=part[0], nearest=part[1])
+        return replace(state, demonstrations=part[0], nearest=part[1], neighbours=part[2])
     return replace(state, instructions=part) if kind == "instructions" else replace(state, fields=part)
 
 
-def _distinct(states: Sequence[tuple[str, PredictorState]], kind: str) -> dict[str, Any]:
-    """The first `KEPT` different parts of a kind, by name."""
+def _distinct(states: Iterable[tuple[str, PredictorState]], kind: str, known: Sequence[Any] = ()) -> dict[str, Any]:
+    """The first `KEPT` different parts of a kind, by name, that are not known."""
     found: dict[str, Any] = {}
     for name, state in states:
         part = _part(state, kind)
-        if repr(part) not in {repr(known) for known in found.values()} and len(found) < KEPT:
+        if repr(part) not in {repr(one) for one in (*known, *found.values())} and len(found) < KEPT:
             found[name] = part
     return found
 

@@ -29,6 +29,8 @@ EXAMPLES = [still.Example(item=f"item {i}", bin=BINS[0 if i < 24 else i % 3]).wi
 class Context:
     """Scores a candidate by what it shows, and remembers what it was asked."""
 
+    embedder = None
+
     def __init__(self, train=EXAMPLES, rollouts=(), inputs=("item",)):
         self.train, self.dev, self.seed = train, EXAMPLES[:20], 0
         self.input_fields = frozenset(inputs)

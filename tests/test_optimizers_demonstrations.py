@@ -1,18 +1,14 @@
-"""Which demonstrations are proposed, and which are nearest."""
+"""Which demonstrations are proposed."""
 
-import copy
-import threading
 from typing import Literal
 
-import bm25s
 import dspy
 import pytest
 import still
 from still.errors import SignatureError
-from still.optimizers.candidate import Candidate, PredictorState, current_state
+from still.optimizers.candidate import Candidate, PredictorState
 from still.optimizers.context import Outcome, PredictorTrace, Rollout
 from still.optimizers.demonstrations import Demonstrations
-from still.optimizers.nearest import NearestDemonstrations
 
 
 class Sort(still.Signature):
@@ -190,54 +186,6 @@ def test_reasoning_comes_along_from_traces():
     assert demonstration == {"item": "item 1", "reasoning": "it shines", "bin": "metal"}
 
 
-POOL = [{"text": t, "label": str(i)} for i, t in enumerate(
-    ["the red lamp flickers", "my lamp is red", "where is the parcel", "parcel lost in the post", "refund the red lamp"]
-)]  # fmt: skip
-
-
-def test_the_nearest_come_in_bm25_order_closest_last():
-    chosen = NearestDemonstrations(POOL, 3).select({"text": "red lamp"})
-    index = bm25s.BM25()
-    index.index(bm25s.tokenize([d["text"] for d in POOL], show_progress=False), show_progress=False)
-    scores = index.get_scores(["red", "lamp"])
-    best = sorted(range(5), key=lambda i: (-scores[i], i))[:3]
-    assert [d["label"] for d in chosen] == [str(i) for i in reversed(best)]
-
-
-def test_an_example_never_sees_itself():
-    chosen = NearestDemonstrations(POOL, 5).select({"text": "my lamp is red"})
-    assert [d["label"] for d in chosen if d["text"] == "my lamp is red"] == []
-    assert len(chosen) == 4
-
-
-@pytest.mark.parametrize("text", ["", "   ", "???", "的 是", "zzzz qqqq", "x" * 10000])
-def test_inputs_without_known_words_still_get_demonstrations(text):
-    assert len(NearestDemonstrations(POOL, 2).select({"text": text})) == 2
-
-
-def test_a_pool_behaves_as_the_list_it_is():
-    pool = NearestDemonstrations(POOL, 2)
-    twin = copy.deepcopy(pool)
-    assert list(twin) == POOL
-    assert twin.count_per_input == 2
-    assert twin.select({"text": "red lamp"}) == pool.select({"text": "red lamp"})
-    predictor = still.Predict("text -> label")
-    predictor.demos = pool
-    assert current_state(predictor) == PredictorState(tuple(POOL), 2, predictor.signature.instructions)
-
-
-def test_many_threads_choose_the_same():
-    pool = NearestDemonstrations(POOL * 50, 3)
-    results = []
-    threads = [threading.Thread(target=lambda: results.append(pool.select({"text": "lost parcel"}))) for _ in range(16)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(results) == 16
-    assert all(result == results[0] for result in results)
-
-
 def test_a_candidate_applies_to_a_copy_and_names_what_it_misses():
     program = still.Predict(Sort)
     state = PredictorState(({"item": "x", "bin": "glass"},), None, "New instructions.")
@@ -264,9 +212,3 @@ def test_plain_dspy_predictors_become_plans():
     assert type(variant.predict) is still.Predict
     assert type(program.predict) is dspy.Predict
     assert type(BASELINE.apply(dspy.Predict("a -> b"))) is still.Predict
-
-
-def test_texts_without_words_have_no_nearest_and_do_no_harm(recwarn):
-    pool = NearestDemonstrations([{"text": str(i), "label": "a"} for i in range(4)], 2)
-    assert [d["text"] for d in pool.select({"text": "lamp"})] == ["1", "0"]
-    assert not recwarn.list

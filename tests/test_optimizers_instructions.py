@@ -5,10 +5,11 @@ from typing import Literal
 import pytest
 import still
 from scripted import ScriptedLM, demonstrations
-from still.optimizers.candidate import Candidate
-from still.optimizers.context import Outcome, Standing
+from still.optimizers.candidate import Candidate, PredictorState
+from still.optimizers.context import Outcome, PassResult, Standing
 from still.optimizers.instructions import Instructions
 from still.optimizers.pareto import pick_parent
+from still.optimizers.racing import measure
 from still.optimizers.rewrites import rewrites
 from still.signatures.layout import lower
 
@@ -37,10 +38,10 @@ def system(plan):
     return plan.turns[0].text
 
 
-def compiled(tmp_path, answer, **options):
+def compiled(tmp_path, answer, before=(), **options):
     return still.compile(
-        still.Predict(Sort), data(30), data(36, 100), lm=ScriptedLM(answer), passes=[Instructions()], progress=False,
-        ledger=tmp_path / "l.duckdb", **options,
+        still.Predict(Sort), data(30), data(36, 100), lm=ScriptedLM(answer), passes=[*before, Instructions()],
+        progress=False, ledger=tmp_path / "l.duckdb", **options,
     )  # fmt: skip
 
 
@@ -104,6 +105,35 @@ def test_a_kept_layout_comes_back_from_the_artifact(tmp_path):
     assert result.winner.name == "short"
     result.save(tmp_path / "a")
     assert "one of: glass, paper, metal" not in (tmp_path / "a" / "plans" / "self.txt").read_text().split("user\n")[0]
+
+
+class Before:
+    """Measures something else, so that there is work to compare with; its candidate shows demonstrations per input."""
+
+    name = "before"
+
+    def run(self, program, baseline, context):
+        pool = [{name: example[name] for name in ("item", "bin")} for example in context.train]
+        near = Candidate("near", "test", {"self": PredictorState(tuple(pool), nearest=2)})
+        return PassResult(near, (measure(program, near, context),))
+
+
+def test_rewrites_that_bring_nothing_end_it_when_they_have_cost_a_quarter(tmp_path):
+    result = compiled(tmp_path, lambda plan, inputs: {"bin": "glass"}, before=[Before()])
+    tried = [row.name for row in result.report.rows if row.name.startswith("near, ")]
+    assert tried == ["near, words for bin"], "the likeliest was tried, and was as dear as all before"
+    assert any("3 of 4 rewrites left out" in note for note in result.report.notes)
+
+
+def test_a_rewrite_that_gains_is_no_waste(tmp_path):
+    def answer(plan, inputs):
+        hinted, shown = "jam" in system(plan), "Read the item" in system(plan)
+        return {"bin": truth(inputs) if hinted or shown else "glass"}
+
+    result = compiled(tmp_path, answer, before=[Before()])
+    tried = [row.name for row in result.report.rows if row.name.startswith("near, ")]
+    assert tried == ["near, words for bin", "near, plain"], "one that brought something, and one that did not"
+    assert result.winner.name == "near, words for bin"
 
 
 class Teacher(ScriptedLM):

@@ -12,6 +12,7 @@ from typing import Any
 from ..optimizers.budget import Spending
 from ..optimizers.candidate import Candidate, asked_signature
 from ..optimizers.context import Outcome, PassResult
+from ..optimizers.nearest import NearestDemonstrations
 from ..signatures.bridge import Example, Module
 from ..signatures.layout import lower
 from .canonical import canonical_json
@@ -150,9 +151,11 @@ def make_prompts(before: Module, after: Module) -> tuple[Prompt, ...]:
 
 
 def prompt_text(predictor: Any) -> str:
-    """A predictor's plan as text; of demonstrations that are chosen per input, as many as a call shows."""
-    signature = asked_signature(predictor)
-    return str(lower(signature, list(predictor.demos)[: getattr(predictor.demos, "count_per_input", None)]))
+    """A predictor's plan as text; of demonstrations that are chosen per input, the first, as many as a call shows."""
+    signature, demos = asked_signature(predictor), predictor.demos
+    if not isinstance(demos, NearestDemonstrations):
+        return str(lower(signature, list(demos)))
+    return f"{lower(signature, demos[: demos.count_per_input])}\n(in their place each input is shown {demos.about})"
 
 
 Settled = tuple[Outcome, Run]

@@ -22,8 +22,8 @@ from .nearest import NearestDemonstrations
 from .neighbours import WORDS, Neighbours
 from .own_copy import own_copy
 
-SET = ("decide", "abstain_below", "calibration", "describe", "written")
-"""What passes set of an output field, in its `json_schema_extra`."""
+SET = ("decide", "abstain_below", "calibration", "describe", "written", "place")
+"""What passes set of a field, in its `json_schema_extra`: of an input its place, of an output the rest too."""
 
 Demonstration = dict[str, Any]
 """Input and output values of one predictor, by field name."""
@@ -40,7 +40,7 @@ class PredictorState:
     nearest: int | None = None
     instructions: str | None = None
     fields: Mapping[str, dict[str, Any]] = field(default_factory=dict)
-    """What is set of an output field: `decide`, `calibration`."""
+    """What is set of a field: `decide`, `calibration`, ... (`SET`)."""
     adapter: AdapterFolder | None = None
     """Trained weights that it answers with."""
     neighbours: Neighbours = WORDS
@@ -127,8 +127,8 @@ class Candidate:
                 else NearestDemonstrations(demonstrations, state.nearest, state.neighbours)
             )
             instructions = predictor.signature.instructions if state.instructions is None else state.instructions
-            for output, given in state.fields.items():
-                predictor.signature = predictor.signature.with_updated_fields(output, **given)
+            for field_name, given in state.fields.items():
+                predictor.signature = predictor.signature.with_updated_fields(field_name, **given)
             if state.fields or state.instructions is not None:
                 predictor.signature = with_instructions(predictor.signature, instructions)
             if state.adapter is not None:
@@ -155,8 +155,8 @@ def current_state(predictor: Any) -> PredictorState:
     near = demos if isinstance(demos, NearestDemonstrations) else None
     fields = {
         name: {key: extra[key] for key in SET if key in extra}
-        for name, output in predictor.signature.output_fields.items()
-        if isinstance(extra := output.json_schema_extra, dict) and any(key in extra for key in SET)
+        for name, info in predictor.signature.fields.items()
+        if isinstance(extra := info.json_schema_extra, dict) and any(key in extra for key in SET)
     }
     adapter = predictor.config.get("adapter")
     return PredictorState(

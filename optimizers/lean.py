@@ -14,6 +14,7 @@ from ..signatures.knob import named_knobs
 from .candidate import Candidate, PredictorState, current_state
 from .context import EvaluationContext, Forecast, PassResult
 from .instructions import unique
+from .neighbours import WORDS
 from .racing import race
 from .rewrites import rewrites
 
@@ -33,9 +34,9 @@ class Cut:
 
 
 class Lean:
-    """Try to take away from every predictor what costs time: demonstrations one half after the other, words of the
-    instructions, descriptions of outputs, reasoning and votes; and closed sets decoded where they are scored, and the other
-    way round. What a race does not drop is then cut together.
+    """Try to take away from every predictor what costs time: demonstrations one half after the other, the embedder that
+    chooses them, words of the instructions, descriptions of outputs, reasoning and votes; and closed sets decoded where they
+    are scored, and the other way round. What a race does not drop is then cut together.
 
     What is leaner takes the place of the winner only if it is better. It is here to be measured: which candidate is returned
     the objective decides, by latencies that are timed at the end.
@@ -77,6 +78,7 @@ def _cuts(program: Module, baseline: Candidate) -> Iterator[Cut]:
         most //= 2
         shown = "1 demonstration" if most == 1 else f"{most or 'no'} demonstrations"
         yield Cut(shown, "demonstrations", _fewer(most))
+    yield Cut("neighbours by words", "neighbours", lambda state, signature: replace(state, neighbours=WORDS))
     for what in ("plain", "bare"):
         yield Cut(what, "instructions", _reworded(what))
     yield Cut("short", "descriptions", _reworded("short"))

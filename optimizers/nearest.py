@@ -36,6 +36,11 @@ class NearestDemonstrations(list[dict[str, Any]]):
         # The pool is only read: copies share the examples and need no second index until they are used.
         return NearestDemonstrations(self, self.count_per_input, self.neighbours)
 
+    @property
+    def about(self) -> str:
+        """What a call is shown, for readers."""
+        return f"the {self.count_per_input} nearest of {len(self)} demonstrations, {self.neighbours}"
+
     def select(self, inputs: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Return the closest demonstrations, the closest last: models attend most to what stands near the end.
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..backends.retrieval.model_folder import KNOWN
 from ..errors import ModelError
 from .similarity import text_vectors
 
@@ -28,7 +29,11 @@ class Neighbours:
     @classmethod
     def by(cls, embedder: str | None) -> Neighbours:
         """Those by an embedder, which is fetched if need be. Raises `ModelError` where there is no such model."""
-        return cls() if embedder is None else cls(embedder, text_vectors(embedder).digest)
+        if embedder is None:
+            return cls()
+        # A folder is to be found from elsewhere too.
+        name = str(Path(embedder).resolve()) if embedder not in KNOWN and Path(embedder).is_dir() else embedder
+        return cls(name, text_vectors(name).digest)
 
     def check(self) -> None:
         """Raises `ModelError` where the embedder is not here, or is not the one they were chosen with."""

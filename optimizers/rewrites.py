@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import ConstraintError
 from ..signatures.bridge import Example
-from ..signatures.fieldset import constraints
+from ..signatures.fieldset import constraints, in_place
 
 WORDS = 4
 """Words shown for an option."""
@@ -24,14 +24,26 @@ def rewrites(signature: Any, train: Sequence[Example]) -> Iterator[tuple[str, di
 
     words: the instructions with the words that tell each option from the others in the training data. plain: what goes in
     and what comes out in one sentence. bare: no instructions at all. short: outputs are not described, only their names
-    and the grammar say what they are.
+    and the grammar say what they are; without options, without formats: only those of closed sets, only the others. last
+    first: the inputs, or the outputs, in the opposite order.
     """
     inputs, outputs = _listed(signature.input_fields), _listed(signature.output_fields)
     for output, hint in _hints(signature, train):
         yield f"words for {output}", {"instructions": f"{signature.instructions.strip()}\n\n{hint}"}
     yield "plain", {"instructions": f"Read the {inputs} and give the {outputs}."}
     yield "bare", {"instructions": " "}  # dspy would fill in a default for an empty text
-    yield "short", {"fields": {output: {"describe": False} for output in signature.output_fields}}
+    yield "short", _undescribed(signature.output_fields)
+    closed = [output for output, constraint in constraints(signature).items() if constraint.options is not None]
+    if 0 < len(closed) < len(signature.output_fields):
+        yield "without options", _undescribed(closed)
+        yield "without formats", _undescribed(output for output in signature.output_fields if output not in closed)
+    for what, fields in (("outputs", signature.output_fields), ("inputs", signature.input_fields)):
+        if len(fields) > 1:
+            yield f"{what} last first", {"fields": {name: {"place": i} for i, name in enumerate(reversed(in_place(fields)))}}
+
+
+def _undescribed(outputs: Iterable[str]) -> dict[str, Any]:
+    return {"fields": {output: {"describe": False} for output in outputs}}
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import zlib
 from collections.abc import Mapping
 from typing import Any, cast
@@ -42,7 +43,8 @@ class PlanAdapter(Adapter):  # type: ignore[misc]  # dspy ships no types
     async def acall(
         self, lm: Any, lm_kwargs: dict[str, Any], signature: Any, demos: Any, inputs: dict[str, Any]
     ) -> list[dict[str, Any]]:
-        demos = _selected(demos, inputs)
+        # To choose takes an embedder some milliseconds, and when it is loaded seconds: the event loop should go on.
+        demos = await asyncio.to_thread(_selected, demos, inputs) if isinstance(demos, DemonstrationSource) else demos
         if not _runs_plans(lm, signature):
             _refuse_adapter(lm, lm_kwargs)
             return await remote.remote_backend().acall_remote(lm, lm_kwargs, signature, demos, inputs)

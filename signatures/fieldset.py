@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import types
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -19,12 +20,12 @@ from .scoring import Scoring, scorings_of
 
 @lru_cache(maxsize=1024)
 def constraints(signature: Any) -> dict[str, Constraint]:
-    """The constraint of every output field, in order. The dict is shared: do not change it.
+    """The constraint of every output field, in the order in which they are written. The dict is shared: do not change it.
 
     Raises `SignatureError` for a signature without outputs or an output that cannot be decoded.
     """
     _resolve(signature)
-    outputs: dict[str, FieldInfo] = signature.output_fields
+    outputs = in_place(signature.output_fields)
     if not outputs:
         raise SignatureError(f"signature {signature.__name__} has no output field: declare one with still.Output()")
     last = next(reversed(outputs))
@@ -59,6 +60,18 @@ def _resolve(signature: Any) -> None:
                 f"signature {signature.__name__}: a field's type names {error.name!r}, which its module does not define"
             ) from None
     replace_aliases(signature)  # dspy's own signatures have them too
+
+
+def in_place(fields: Mapping[str, FieldInfo]) -> dict[str, FieldInfo]:
+    """Fields in the order in which a prompt has them: that of the signature, but where a compile has set a `place`."""
+
+    def place(item: tuple[int, tuple[str, FieldInfo]]) -> tuple[int, int]:
+        index, (_, field) = item
+        extra = field.json_schema_extra
+        given = extra.get("place") if isinstance(extra, dict) else None
+        return (given if isinstance(given, int) else index, index)
+
+    return dict(item for _, item in sorted(enumerate(fields.items()), key=place))
 
 
 def description(name: str, field: FieldInfo) -> str:

@@ -11,7 +11,7 @@ from pydantic_core import to_jsonable_python
 
 from ..errors import ConstraintError, SignatureError
 from .constraint import Constraint
-from .fieldset import allows_none, constraints, description, is_described, scorings
+from .fieldset import allows_none, constraints, description, in_place, is_described, scorings
 from .json_members import members_of
 from .plan import Decode, Part, Plan, Slot, Text, Turn, marker_pattern
 from .scoring import Scoring
@@ -68,10 +68,10 @@ def _lower(signature: Any, demos: list[dict[str, Any]], instructions: str) -> Pl
 
 def _system(signature: Any, steps: Mapping[str, Constraint], instructions: str) -> str:
     lines = []
-    for name, field in signature.input_fields.items():
+    for name, field in in_place(signature.input_fields).items():
         if about := description(name, field):
             lines.append(f"{name}: {about}")
-    for name, field in signature.output_fields.items():
+    for name, field in in_place(signature.output_fields).items():
         if not is_described(field):
             continue
         about = description(name, field)
@@ -81,7 +81,7 @@ def _system(signature: Any, steps: Mapping[str, Constraint], instructions: str) 
 
 def _slots(signature: Any) -> tuple[Part, ...]:
     parts: list[Part] = []
-    for i, name in enumerate(signature.input_fields):
+    for i, name in enumerate(in_place(signature.input_fields)):
         parts += [Text(f"\n{name}: " if i else f"{name}: "), Slot(name)]
     return tuple(parts)
 
@@ -118,7 +118,7 @@ def is_complete(signature: Any, demo: Mapping[str, Any]) -> bool:
 def _demonstration(signature: Any, steps: Mapping[str, Constraint], demo: Mapping[str, Any], index: int) -> list[Turn]:
     markers = marker_pattern(tuple(signature.fields))
     asked: list[Part] = []
-    for i, name in enumerate(signature.input_fields):
+    for i, name in enumerate(in_place(signature.input_fields)):
         value = guard(value_text(demo.get(name), name), markers)
         asked += [Text(f"\n{name}: " if i else f"{name}: "), Text(value, trusted=False)]
     told: list[Part] = []

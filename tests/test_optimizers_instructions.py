@@ -5,6 +5,7 @@ from typing import Literal
 import pytest
 import still
 from scripted import ScriptedLM, demonstrations
+from still.errors import ArtifactError
 from still.optimizers.candidate import Candidate, PredictorState
 from still.optimizers.context import Outcome, PassResult, Standing
 from still.optimizers.instructions import Instructions
@@ -87,6 +88,51 @@ def test_each_rewrite_changes_the_prompt_as_it_says(what, gone, there):
     assert gone not in text
     assert there in text
     assert lower(program.signature).digest != lower(variant.signature).digest
+
+
+class Both(still.Signature):
+    """Sort it."""
+
+    item: str = still.Input()
+    where: str = still.Input()
+    bin: Literal["glass", "paper", "metal"] = still.Output(desc="where it goes")
+    why: str = still.Output(desc="the reason")
+
+
+def test_rewrites_of_several_fields():
+    found = {name: changes["fields"] for name, changes in rewrites(Both, ()) if "fields" in changes}
+    assert list(found) == ["short", "without options", "without formats", "outputs last first", "inputs last first"]
+    assert found["without options"] == {"bin": {"describe": False}}
+    assert found["without formats"] == {"why": {"describe": False}}
+    assert found["outputs last first"] == {"why": {"place": 0}, "bin": {"place": 1}}
+    assert found["inputs last first"] == {"where": {"place": 0}, "item": {"place": 1}}
+    turned = Both.with_updated_fields("why", place=0).with_updated_fields("bin", place=1)
+    assert dict(rewrites(turned, ()))["outputs last first"] == {"fields": {"bin": {"place": 0}, "why": {"place": 1}}}
+
+
+def test_the_order_that_helps_wins_and_travels_along(tmp_path):
+    """Right where the reason is written before the bin."""
+
+    def answer(plan, inputs):
+        first = plan.decodes[0].field
+        return {"bin": truth(inputs) if first == "why" else "glass", "why": "so"}
+
+    def rows(count, start=0):
+        made = [{**row, "where": "here", "why": "so"} for row in data(count, start)]
+        return still.Dataset(made, inputs=["item", "where"])
+
+    lm = ScriptedLM(answer)
+    result = still.compile(
+        still.Predict(Both), rows(30), rows(36, 100), lm=lm, passes=[Instructions()], progress=False,
+        ledger=tmp_path / "l.duckdb",
+    )  # fmt: skip
+    assert result.winner.name == "outputs last first"
+    program = still.load(result.save(tmp_path / "a"), lm=lm)
+    answered = program(item="a can of soup 7", where="there")
+    assert (answered.bin, answered.why) == ("metal", "so")
+    assert list(program.signature.output_fields) == ["bin", "why"]
+    with pytest.raises(ArtifactError, match=r"field 'why': place=0"):
+        still.export_dspy(result, tmp_path / "state.json")
 
 
 def test_the_rewrite_that_helps_wins(tmp_path):

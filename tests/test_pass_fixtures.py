@@ -17,7 +17,6 @@ from still.optimizers.decisions import Decisions
 from still.optimizers.demonstrations import Demonstrations
 from still.optimizers.instructions import Instructions
 from still.optimizers.lean import Lean
-from still.optimizers.nearest import NearestDemonstrations
 from still.optimizers.search import Search
 from still.signatures.executor import Completion, Usage
 from still.signatures.knob import knob_values
@@ -156,8 +155,6 @@ def shown(program):
     lines = [f"knob {path} = {value!r}" for path, value in sorted(knob_values(program).items())]
     for name, predictor in program.named_predictors():
         lines.append(f"== {name}")
-        if isinstance(predictor.demos, NearestDemonstrations):
-            lines.append(f"(the {predictor.demos.count_per_input} nearest of {len(predictor.demos)}, here the first)")
         lines += prompt_text(predictor).splitlines()[1:]  # the first line counts and digests the rest
         if "adapter" in predictor.config:
             lines.append("(answers with trained weights)")

@@ -290,3 +290,31 @@ def test_a_signature_string_has_dspys_instructions():
 def test_a_signature_without_outputs_is_refused():
     with pytest.raises(SignatureError, match="no output"):
         lower(dspy.Signature({"question": (str, dspy.InputField())}, "Ask."))
+
+
+class Parcel(Signature):
+    """Say who it is for."""
+
+    message: str = Input()
+    sender: str = Input()
+    team: Literal["orders", "returns"] = Output()
+    urgent: bool = Output()
+    order_id: str = Output()
+
+
+@given(st.permutations(["team", "urgent", "order_id"]), st.booleans())
+def test_fields_are_written_in_the_places_that_are_set(order, turned):
+    placed = Parcel
+    for place, name in enumerate(order):
+        placed = placed.with_updated_fields(name, place=place)
+    if turned:
+        placed = placed.with_updated_fields("message", place=1).with_updated_fields("sender", place=0)
+    told = {"message": "m", "sender": "s", "team": "orders", "urgent": True, "order_id": "A1"}
+    plan = lower(placed, [told])
+    asked = ["sender", "message"] if turned else ["message", "sender"]
+    assert [step.field for step in plan.decodes] == order
+    assert [step.terminator for step in plan.decodes[:-1]] == ["newline", "newline"]
+    assert [part.field for turn in plan.turns for part in turn.parts if isinstance(part, Slot)] == asked
+    shown = [turn.text for turn in plan.turns[1:3]]
+    assert [[line.partition(":")[0] for line in text.splitlines()] for text in shown] == [asked, order]
+    assert list(placed.fields) == ["message", "sender", "team", "urgent", "order_id"], "callers see the fields as declared"

@@ -84,15 +84,7 @@ class Evaluator:
 
     def evaluate(self, candidate: Candidate, examples: Sequence[Example], split: str) -> list[Outcome]:
         """Outcomes in the order of `examples`. A program or metric that raises is an outcome with `error`, score 0."""
-        self.ledger.record(
-            CandidateRow(
-                candidate_id=candidate.digest,
-                run_id=self.run_id,
-                name=candidate.name,
-                origin=candidate.origin,
-                state=candidate.to_json(),
-            )
-        )
+        self._introduce(candidate)
         return [outcome for outcome, _ in self._run_all(candidate, examples, split)]
 
     def settled(self, candidate: Candidate, examples: Sequence[Example], split: str) -> list[tuple[Outcome, Run] | None]:
@@ -101,6 +93,7 @@ class Evaluator:
 
     def rollouts(self, candidate: Candidate, examples: Sequence[Example]) -> list[Rollout]:
         """Runs with their traces."""
+        self._introduce(candidate)
         finished = self._run_all(candidate, examples, "rollout")
         return [
             Rollout(example, outcome.score, run.trace) for example, (outcome, run) in zip(examples, finished, strict=True)
@@ -115,6 +108,10 @@ class Evaluator:
         for outcome in outcomes:
             self.spending.add(outcome)
         return [outcome.seconds for outcome in outcomes]
+
+    def _introduce(self, candidate: Candidate) -> None:
+        about: dict[str, Any] = {"name": candidate.name, "origin": candidate.origin, "state": candidate.to_json()}
+        self.ledger.record(CandidateRow(candidate_id=candidate.digest, run_id=self.run_id, **about))
 
     def _run_all(self, candidate: Candidate, examples: Sequence[Example], split: str) -> list[tuple[Outcome, Run]]:
         keys = [self._key(candidate, example, split) for example in examples]

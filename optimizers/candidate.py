@@ -25,6 +25,9 @@ from .own_copy import own_copy
 SET = ("decide", "abstain_below", "calibration", "describe", "written", "place")
 """What passes set of a field, in its `json_schema_extra`: of an input its place, of an output the rest too."""
 
+TEMPERATURE = 0.7
+"""At which a draw is made where the program sets none."""
+
 Demonstration = dict[str, Any]
 """Input and output values of one predictor, by field name."""
 
@@ -87,12 +90,15 @@ class Candidate:
     states: Mapping[str, PredictorState] = field(default_factory=dict)
     knobs: Mapping[str, Any] = field(default_factory=dict)
     """Values by path, see `signatures/knob.py`; knobs that are not named stay as they are."""
+    draw: int = 0
+    """Above 0: answers are drawn at a temperature, others for every number."""
 
     def to_json(self) -> dict[str, Any]:
         """The states as plain data; the name is not part of it, so equal candidates are equal whatever they are called."""
         states: dict[str, Any] = {name: state.to_json() for name, state in sorted(self.states.items())}
         # A predictor's name has no space.
-        return {**states, "the knobs": dict(sorted(self.knobs.items()))} if self.knobs else states
+        turned = {"the knobs": dict(sorted(self.knobs.items()))} if self.knobs else {}
+        return {**states, **turned, **({"the draw": self.draw} if self.draw else {})}
 
     @property
     def digest(self) -> str:
@@ -134,6 +140,9 @@ class Candidate:
             if state.adapter is not None:
                 predictor.config = {**predictor.config, "adapter": state.adapter}
         set_knobs(variant, dict(self.knobs))
+        for predictor in predictors.values() if self.draw else ():
+            heat = predictor.config.get("temperature") or TEMPERATURE
+            predictor.config = {**predictor.config, "temperature": heat, "rollout_id": f"draw {self.draw}"}
         return variant
 
 

@@ -11,6 +11,7 @@ from ..errors import ModelError
 from ..signatures.bridge import Example, Module
 from ..signatures.layout import is_complete
 from .balanced import balanced
+from .bootstrap import ATTEMPTS, DRAWS, best_of, bootstrap, passing
 from .candidate import Candidate, Demonstration, PredictorState, asked_signature
 from .context import EvaluationContext, Forecast, PassResult, Rollout, Standing
 from .neighbours import WORDS, Neighbours
@@ -19,15 +20,13 @@ from .taught import lessons
 
 COUNTS = (4, 8)
 """Demonstrations per call that are tried."""
-BOOTSTRAP_ATTEMPTS = 48
-"""Training examples run to find traces that pass the metric."""
 
 
 class Demonstrations:
-    """Choose demonstrations: none, labelled (random draws), bootstrapped (traces of the program or a teacher that pass
-    the metric; after Khattab et al., DSPy, 2023), taught (what other steps gave a predictor in a run, with the labels as its
-    answers), or the labelled examples nearest to each input (Liu et al., 2022): by the vectors of the context's embedder, or
-    where there is none by words."""
+    """Choose demonstrations: none; labelled (random draws); bootstrapped (traces of the program or a teacher that pass the
+    metric or come nearest to it; after Khattab et al., DSPy, 2023); taught (what other steps gave a predictor in a run, with
+    the labels as its answers); or the labelled examples nearest to each input (Liu et al., 2022), by the vectors of the
+    context's embedder, or where there is none by words."""
 
     name = "demonstrations"
 
@@ -36,15 +35,18 @@ class Demonstrations:
         is told from a strong leader soonest."""
         labelled = _labelled_pools(program, context)
         others = list(_draws(labelled, context.seed)) if labelled else []
-        attempts = min(BOOTSTRAP_ATTEMPTS, len(context.train))
-        context.expect(attempts + (len(others) + 1 + 3 * len(COUNTS)) * len(context.dev))
+        # Only then does a run say more than the labels do.
+        more = len(labelled) < len(program.named_predictors())
+        attempts = min(ATTEMPTS, len(context.train))
+        context.expect(attempts * (DRAWS if more else 1) + (len(others) + 1 + 3 * len(COUNTS)) * len(context.dev))
         nearest, missing = _nearest(labelled, context.embedder)
         first = _race_nearest(program, baseline, nearest, context)
-        rollouts = _rollouts(program, others[0] if labelled else baseline, context)
-        bootstrapped = _bootstrapped(program, rollouts, context.seed)
-        others += [*bootstrapped, *_taught(program, rollouts, labelled, context)]
+        rollouts = bootstrap(program, others[0] if labelled else baseline, context, again=more)
+        shown = best_of(rollouts, max(COUNTS)) if more else passing(rollouts)
+        bootstrapped = _drawn("bootstrapped", _traced_pools(program, shown), f"{context.seed}/bootstrap")
+        others += [*bootstrapped, *_taught(program, rollouts, shown, labelled, context)]
         raced = race(program, _unique([first[0].candidate, *others]), context)
-        notes = _notes(program, labelled, rollouts, bootstrapped)
+        notes = _notes(program, labelled, rollouts, shown)
         return PassResult(raced[0].candidate, (*raced, *first), (*missing, *notes))
 
     def forecast(self, program: Module, baseline: Candidate, context: EvaluationContext) -> Forecast:
@@ -56,7 +58,8 @@ class Demonstrations:
         taught = bootstrapped if _may_be_taught(program, labelled, context) else []
         return Forecast(
             (baseline, *draws, *nearest[:1]), (*nearest[1:], *bootstrapped, *taught),
-            rollouts=min(BOOTSTRAP_ATTEMPTS, len(context.train)),
+            rollouts=(attempts := min(ATTEMPTS, len(context.train))),
+            redrawn=attempts * (DRAWS - 1) if len(labelled) < len(program.named_predictors()) else 0,
         )  # fmt: skip
 
 
@@ -127,27 +130,20 @@ def _balanced(pool: Sequence[Demonstration], count: int, rng: random.Random) -> 
     return balanced(rest, count, list(dict.fromkeys(name for demonstration in pool for name in demonstration)))
 
 
-def _rollouts(program: Module, teacher: Candidate, context: EvaluationContext) -> list[Rollout]:
-    order = list(range(len(context.train)))
-    random.Random(f"{context.seed}/bootstrap").shuffle(order)
-    return context.rollouts(program, teacher, order[:BOOTSTRAP_ATTEMPTS])
-
-
-def _bootstrapped(program: Module, rollouts: Sequence[Rollout], seed: int) -> list[Candidate]:
-    """Demonstrations from traces whose final score is perfect; intermediate outputs (reasoning, say) come along."""
-    return _drawn("bootstrapped", _traced_pools(program, _passing(rollouts)), f"{seed}/bootstrap")
-
-
 def _taught(
-    program: Module, rollouts: Sequence[Rollout], labelled: Iterable[str], context: EvaluationContext
+    program: Module,
+    rollouts: Sequence[Rollout],
+    shown: Sequence[Rollout],
+    labelled: Iterable[str],
+    context: EvaluationContext,
 ) -> list[Candidate]:
-    """Demonstrations from all traces, with labels for answers, for predictors whose inputs are no columns; the others are
-    shown what passed."""
+    """Demonstrations from all traces, with labels for answers, for predictors whose inputs are no columns; the others get
+    those of the runs that are shown."""
     signatures = {name: signature for name, signature in _signatures(program).items() if name not in labelled}
     pools = _pools(lessons(rollouts, signatures, context), signatures)
     if not pools:
         return []
-    return _drawn("taught", {**_traced_pools(program, _passing(rollouts)), **pools}, f"{context.seed}/taught")
+    return _drawn("taught", {**_traced_pools(program, shown), **pools}, f"{context.seed}/taught")
 
 
 def _may_be_taught(program: Module, labelled: Iterable[str], context: EvaluationContext) -> bool:
@@ -156,10 +152,6 @@ def _may_be_taught(program: Module, labelled: Iterable[str], context: Evaluation
         name not in labelled and set(signature.output_fields) <= labels
         for name, signature in _signatures(program).items()
     )
-
-
-def _passing(rollouts: Iterable[Rollout]) -> list[Rollout]:
-    return [rollout for rollout in rollouts if rollout.score >= 1.0]
 
 
 def _drawn(kind: str, pools: dict[str, list[Demonstration]], seed: str) -> list[Candidate]:
@@ -200,21 +192,23 @@ def _notes(
     program: Module,
     labelled: Mapping[str, Any],
     rollouts: Sequence[Rollout],
-    bootstrapped: Sequence[Candidate],
+    shown: Sequence[Rollout],
 ) -> tuple[str, ...]:
     """What kinds were left out, and why."""
     notes = (
         [] if labelled else ["no predictor has all its fields in the dataset: labelled and nearest demonstrations left out"]
     )
-    if rollouts and not bootstrapped:
+    if rollouts and not passing(rollouts):
         notes.append(f"none of {len(rollouts)} training examples gave a trace that passed the metric")
-    return (*notes, *_uncalled(program, rollouts))
+    if others := sorted(rollout.score for rollout in shown if rollout.score < 1.0):
+        notes.append(f"bootstrapped from {len(others)} runs too that did not pass, of {others[0]:.2f} to {others[-1]:.2f}")
+    return (*notes, *_uncalled(program, rollouts, shown))
 
 
-def _uncalled(program: Module, rollouts: Sequence[Rollout]) -> list[str]:
+def _uncalled(program: Module, rollouts: Sequence[Rollout], shown: Sequence[Rollout]) -> list[str]:
     """Why a predictor was given no demonstrations of its own, where others were."""
     called = {step.predictor for rollout in rollouts for step in rollout.trace}
-    passed = {step.predictor for rollout in rollouts if rollout.score >= 1.0 for step in rollout.trace}
+    passed = {step.predictor for rollout in shown for step in rollout.trace}
     notes = []
     for name in [name for name, _ in program.named_predictors() if passed and name not in passed]:
         why = f"never called in {len(rollouts)} runs" if name not in called else "called in no run that passed the metric"

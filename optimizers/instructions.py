@@ -10,6 +10,7 @@ from typing import Any
 
 from ..signatures.bridge import Example, Module
 from ..signatures.fieldset import special_fields
+from .brief import brief
 from .candidate import Candidate, PredictorState, current_state
 from .context import PERFECT, EvaluationContext, Forecast, Outcome, PassResult, Standing, is_perfect
 from .credit import blame, called, draw_predictor
@@ -72,8 +73,9 @@ class Instructions:
         made = []
         for name, predictor in _used(program, baseline, called(outcomes)):
             failures = _failures(name, context.dev, outcomes)
-            told = proposals(predictor.signature, context.train, failures, context.proposer, PROPOSALS, context.seed)
-            for i, text in enumerate(told):
+            asked = predictor.signature, context.train, failures, context.proposer
+            texts = proposals(*asked, PROPOSALS, context.seed, brief(program, context.train, context.input_fields))
+            for i, text in enumerate(texts):
                 made.append(changed(baseline, name, predictor, f"proposal {i + 1}", {"instructions": text}))
         context.expect((len(made) + ROUNDS) * len(context.dev))
         return _joined(race(program, unique([standings[0].candidate, *made]), context), standings)
@@ -88,8 +90,10 @@ class Instructions:
         predictors = dict(_lowered(parent.candidate.apply(program)))
         name = draw_predictor(list(predictors), blame(context.dev, outcomes), f"{context.seed}/reflection/{number}")
         predictor, failures = predictors[name], _failures(name, context.dev, outcomes)
-        told = proposals(predictor.signature, context.train, failures, context.proposer, 1, context.seed * 1000 + number)
-        made = [changed(parent.candidate, name, predictor, f"reflection {number + 1}", {"instructions": t}) for t in told]
+        asked = predictor.signature, context.train, failures, context.proposer
+        seed, told = context.seed * 1000 + number, brief(program, context.train, context.input_fields)
+        texts = proposals(*asked, 1, seed, told)
+        made = [changed(parent.candidate, name, predictor, f"reflection {number + 1}", {"instructions": t}) for t in texts]
         known = {standing.candidate.digest for standing in standings}
         if not made or made[0].digest in known:
             return list(standings)

@@ -14,6 +14,7 @@ from ..signatures.bridge import Example, context
 from ..signatures.fields import Input, Output
 from ..signatures.predict import Predict
 from ..signatures.signature import Signature
+from .brief import Brief
 from .context import Outcome, PredictorTrace
 
 SHOWN = 5
@@ -34,6 +35,8 @@ class Propose(Signature):
     model's mistakes, write better instructions: say what to do, what tells similar cases apart, and what to watch out for.
     Write the instructions only, in at most 120 words, and do not repeat the examples."""
 
+    program: str = Input(desc="source of the program that the task is a step of; empty where it is all of it")
+    data: str = Input(desc="what the columns of the training data hold")
     task: str = Input(desc="inputs and outputs, with their types")
     current_instructions: str = Input()
     examples: str = Input()
@@ -57,6 +60,7 @@ def proposals(
     teacher: Any,
     count: int,
     seed: int,
+    told: Brief,
 ) -> Iterator[str]:
     """Ask the teacher `count` times, with other examples and another tip each time. A call that fails is skipped."""
     rng = random.Random(f"{seed}/proposals")
@@ -67,6 +71,8 @@ def proposals(
         try:
             with context(lm=teacher):
                 answer = propose(
+                    program=told.program,
+                    data=told.data,
                     task=_task(signature),
                     current_instructions=signature.instructions,
                     examples="\n".join(_example(example) for example in shown),

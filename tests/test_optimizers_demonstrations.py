@@ -40,7 +40,7 @@ class Context:
         return [Outcome(0.5)] * len(indices)
 
     def rollouts(self, program, candidate, indices):
-        return self._rollouts
+        return [] if candidate.draw else self._rollouts
 
 
 BASELINE = Candidate("baseline", "baseline")

@@ -6,6 +6,7 @@ import pytest
 import still
 from scripted import ScriptedLM, demonstrations
 from still.errors import ArtifactError
+from still.optimizers.brief import brief
 from still.optimizers.candidate import Candidate, PredictorState
 from still.optimizers.context import Outcome, PassResult, Standing
 from still.optimizers.instructions import Instructions
@@ -207,6 +208,48 @@ def test_a_teacher_is_shown_task_examples_and_mistakes(tmp_path):
     assert shown["current_instructions"] == "Sort the item into its bin."
     assert shown["mistakes"].count("expected") == 5
     assert "got 'glass'" in shown["mistakes"]
+    assert shown["data"].splitlines() == [
+        "30 examples", "item (input): texts of 5 to 5 words, 5 in the middle",
+        "bin (label): 'glass' 33%, 'paper' 33%, 'metal' 33%",
+    ]  # fmt: skip
+    assert shown["program"] == "", "a predictor alone has no source of its own"
+
+
+class Shelf(still.Module):
+    """Sorts by a rule that only its source says."""
+
+    def __init__(self):
+        super().__init__()
+        self.sort = still.Predict(Sort)
+
+    def forward(self, item):
+        return self.sort(item=item.lower())
+
+
+def test_a_teacher_reads_the_programs_source(tmp_path):
+    teacher = Teacher(["Look at the material."])
+    still.compile(
+        Shelf(), data(30), data(36, 100), lm=ScriptedLM(lambda plan, inputs: {"bin": "glass"}), passes=[Instructions()],
+        teacher=teacher, progress=False, ledger=tmp_path / "l.duckdb",
+    )  # fmt: skip
+    source = teacher.shown[0]["program"]
+    assert source.startswith("class Shelf(still.Module):")
+    assert "self.sort(item=item.lower())" in source
+    assert "class Predict" not in source
+
+
+def test_the_brief_of_data():
+    rows = [
+        {"text": "one two", "note": None, "amount": 3, "tags": ["a", "b"]},
+        {"text": "three", "note": "a b c", "amount": 4.5, "tags": []},
+        {"text": "", "note": None, "amount": 1, "tags": ["c"]},
+    ]
+    examples = [still.Example(**row).with_inputs("text") for row in rows]
+    assert brief(still.Predict(Sort), examples, {"text"}).data.splitlines() == [
+        "3 examples", "text (input): texts of 0 to 2 words, 1 in the middle",
+        "note (label): texts of 3 to 3 words, 3 in the middle, in 1 of 3", "amount (label): numbers from 1 to 4.5",
+        "tags (label): texts of 1 to 2 words, 1 in the middle",
+    ]  # fmt: skip
 
 
 def test_reflection_improves_step_by_step(tmp_path):

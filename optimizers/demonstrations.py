@@ -39,7 +39,7 @@ class Demonstrations:
         more = len(labelled) < len(program.named_predictors())
         attempts = min(ATTEMPTS, len(context.train))
         context.expect(attempts * (DRAWS if more else 1) + (len(others) + 1 + 3 * len(COUNTS)) * len(context.dev))
-        nearest, missing = _nearest(labelled, context.embedder)
+        nearest, missing = _nearest(labelled, context)
         first = _race_nearest(program, baseline, nearest, context)
         rollouts = bootstrap(program, others[0] if labelled else baseline, context, again=more)
         shown = best_of(rollouts, max(COUNTS)) if more else passing(rollouts)
@@ -54,7 +54,7 @@ class Demonstrations:
         labelled = _labelled_pools(program, context)
         draws = list(_draws(labelled, context.seed)) if labelled else []
         bootstrapped = draws[:: len(draws) // len(COUNTS)] if draws else [baseline] * len(COUNTS)
-        nearest, _ = _nearest(labelled, context.embedder)
+        nearest, _ = _nearest(labelled, context)
         taught = bootstrapped if _may_be_taught(program, labelled, context) else []
         return Forecast(
             (baseline, *draws, *nearest[:1]), (*nearest[1:], *bootstrapped, *taught),
@@ -91,13 +91,15 @@ def _draws(pools: dict[str, list[Demonstration]], seed: int) -> Iterator[Candida
 
 
 def _nearest(
-    pools: dict[str, list[Demonstration]], embedder: str | None
+    pools: dict[str, list[Demonstration]], context: EvaluationContext
 ) -> tuple[list[Candidate], tuple[str, ...]]:
     """The candidates, and why they are chosen by words though an embedder was asked for."""
     if not pools:
         return [], ()
     try:
-        neighbours, missing = Neighbours.by(embedder), []
+        if context.embedder is not None:
+            context.report(f"loading {context.embedder}")  # the first time it is fetched
+        neighbours, missing = Neighbours.by(context.embedder), []
     except ModelError as error:
         neighbours, missing = WORDS, [f"nearest demonstrations are chosen by words: {error}"]
     found = []

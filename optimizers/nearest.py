@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -50,8 +51,9 @@ class NearestDemonstrations(list[dict[str, Any]]):
         own = _text(inputs, names)
         scores = self._similar(names).scores(own)
         ranked = sorted(range(len(self)), key=lambda i: (-scores[i], i))
-        others = [self[i] for i in ranked if _text(self[i], names) != own]
-        return self._chosen(others, names)[::-1]
+        others = (self[i] for i in ranked if _text(self[i], names) != own)
+        looked_at = self.count_per_input * (CHOICE if self.neighbours.balanced else 1)
+        return self._chosen(list(islice(others, looked_at)), names)[::-1]
 
     def rows(self, names: Sequence[str]) -> np.ndarray:
         """float32 [pool, d]: the vectors of the texts of these fields, by the embedder."""
@@ -62,10 +64,9 @@ class NearestDemonstrations(list[dict[str, Any]]):
                 return kept
         return text_vectors(str(self.neighbours.embedder)).pool([_text(demo, names) for demo in self])
 
-    def _chosen(self, ranked: list[dict[str, Any]], names: Sequence[str]) -> list[dict[str, Any]]:
+    def _chosen(self, near: list[dict[str, Any]], names: Sequence[str]) -> list[dict[str, Any]]:
         if not self.neighbours.balanced:
-            return ranked[: self.count_per_input]
-        near = ranked[: CHOICE * self.count_per_input]
+            return near
         labels = [name for name in dict.fromkeys(name for demo in near for name in demo) if name not in names]
         place = {id(demo): rank for rank, demo in enumerate(near)}
         return sorted(balanced(near, self.count_per_input, labels), key=lambda demo: place[id(demo)])

@@ -111,12 +111,12 @@ def explain(
     Example: still explain router.still --input '{"message": "Where is my parcel?"}'
     """
     from .compiler.artifact import read_artifact
-    from .signatures.layout import lower
+    from .compiler.evidence import prompt_text
 
     if ":" in what and not Path(what).exists():
         program = named_program(what)
         for name, predictor in program.named_predictors():
-            output.print(f"# {name}\n{lower(predictor.signature, list(predictor.demos))}\n", markup=False)
+            output.print(f"# {name}\n{prompt_text(predictor)}\n", markup=False)
         if inputs:
             from .backends.lm import LM
 

@@ -74,8 +74,8 @@ def test_compile_at_o3_trains(tmp_path):
     (tmp_path / "program.py").write_text(textwrap.dedent(PROGRAM))
     lines = [json.dumps({"text": f"{i}", "mood": "good" if i % 10 < 5 else "bad"}) for i in range(20)]
     (tmp_path / "data.jsonl").write_text("\n".join(lines))
-    arguments = ("program.py:sorter", "data.jsonl", "-o", "mood.still", "--level", "O3", "--model", base)
-    report = " ".join(shell("compile", *arguments, cwd=tmp_path).stdout.split())
+    options = ("-o", "mood.still", "--level", "O3", "--model", base, "--embedder", "words")
+    report = " ".join(shell("compile", "program.py:sorter", "data.jsonl", *options, cwd=tmp_path).stdout.split())
     assert "distil: 12 rows, 6 steps" in report
     assert list((tmp_path / ".still" / "training").glob("*/best/adapter_model.safetensors"))
     answered = shell("run", "mood.still", '{"text": "3"}', cwd=tmp_path)
@@ -162,6 +162,13 @@ def test_a_file_without_the_programs_inputs_is_refused(tmp_path):
     (tmp_path / "data.csv").write_text("body,mood\nhello,good\n")
     done = shell("compile", "program.py:sorter", "data.csv", "-o", "x", cwd=tmp_path, check=1)
     assert "none is an input of the program" in done.stderr
+
+
+def test_an_embedder_that_is_not_known_is_refused(tmp_path):
+    (tmp_path / "program.py").write_text(textwrap.dedent(PROGRAM))
+    (tmp_path / "data.csv").write_text("text,mood\nhello,good\n")
+    done = shell("compile", "program.py:sorter", "data.csv", "-o", "x", "--embedder", "best", cwd=tmp_path, check=1)
+    assert "encoder model 'best' is not known: give 'minilm', a folder" in " ".join(done.stderr.split())
 
 
 @pytest.mark.model

@@ -34,7 +34,7 @@ def compile_into(folder, answer):
     lm = ScriptedLM(answer)
     result = still.compile(
         still.Predict(Sort), data(30), data(36, 100), lm=lm, level="O2", progress=False,
-        ledger=folder / "ledger.duckdb", budget=still.Budget(calls=CALLS),
+        ledger=folder / "ledger.duckdb", budget=still.Budget(calls=CALLS), embedder=None,  # each fork would load it
     )  # fmt: skip
     told = {"winner": result.winner.digest, "artifact": result.digest, "calls": lm.calls}
     (folder / "told.json").write_text(json.dumps(told))

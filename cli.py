@@ -49,12 +49,16 @@ def pull(
     model: Annotated[str, typer.Argument(help="Short name, hub id, folder or GGUF file.")] = "smollm2-135m",
     quantization: Annotated[str, typer.Option(help="int8, int4, bf16 or fp32.")] = "int8",
 ) -> None:
-    """Fetch a model and convert it, so that the first call does not have to.
+    """Fetch a model and convert it, so that the first call does not have to. Embedders (minilm) too.
 
     Example: still pull smollm2-135m
     """
     from .backends.models import load_model
+    from .backends.retrieval.model_folder import KNOWN, find_folder, folder_digest
 
+    if model in KNOWN:
+        output.print(f"{model}: {KNOWN[model].about}, sha256 {folder_digest(find_folder(model))[:16]}")
+        return
     loaded = load_model(model, quantization)  # type: ignore[arg-type]  # checked, with a message, by load_model
     spec = loaded.spec
     size = sum(tensor.numel() * tensor.element_size() for tensor in loaded.weights.values())

@@ -60,6 +60,13 @@ def test_version_of_the_help_lists_every_command():
 
 
 @pytest.mark.model
+def test_pull_fetches_embedders_too():
+    result = CliRunner().invoke(app, ["pull", "minilm"])
+    assert result.exit_code == 0
+    assert result.output.startswith("minilm: all-MiniLM-L6-v2, 384 dimensions")
+
+
+@pytest.mark.model
 def test_compile_prints_the_report_and_saves(compiled):
     folder, output = compiled
     assert "baseline" in output

@@ -10,6 +10,7 @@ from still.optimizers.context import Outcome, PassResult, PredictorTrace, Standi
 from still.optimizers.racing import race
 from still.optimizers.search import PATIENCE, Search
 from still.optimizers.space import make_space
+from still.signatures.executor import Completion, Usage
 from still.signatures.knob import offer
 
 
@@ -64,6 +65,31 @@ def test_the_combination_of_knobs_is_found(tmp_path):
     assert result.winner.knobs["mode"] == "c"
     assert (result.program.depth, result.program.mode) == (4, "c")
     assert Program().depth == 1
+
+
+class Heated(still.Module):
+    heat = still.Knob(choices=(0.0, 0.5, 1.0))
+
+    def __init__(self):
+        super().__init__()
+        self.sort = still.Predict("item -> bin")
+
+    def forward(self, item):
+        return self.sort(item=item, config={"temperature": self.heat})
+
+
+def test_the_temperature_of_a_call_may_be_a_knob(tmp_path):
+    class Warm(ScriptedLM):
+        def execute(self, plan, inputs, sampling=None, n=1):
+            (found,) = {completion.values["bin"] for completion in super().execute(plan, inputs, sampling, n)}
+            said = found if sampling is not None and sampling.temperature == 0.5 else "none"
+            return [Completion({"bin": said}, {}, Usage(prompt_tokens=10, decoded_tokens=2))] * n
+
+    lm = Warm(lambda plan, inputs: {"bin": inputs["item"].split()[-1]})
+    result = still.compile(
+        Heated(), data(12), data(30, 100), lm=lm, passes=[Search()], progress=False, ledger=tmp_path / "l.duckdb"
+    )
+    assert result.program.heat == 0.5
 
 
 def test_a_knob_that_does_harm_alone_is_not_combined(tmp_path):

@@ -70,12 +70,11 @@ class Instructions:
         outcomes: Sequence[Outcome],
     ) -> list[Standing]:
         """What the teacher proposes, having seen what went wrong at first, raced against the best rewrite."""
-        made = []
+        made, told = [], brief(program, context.train, context.input_fields)
         for name, predictor in _used(program, baseline, called(outcomes)):
             failures = _failures(name, context.dev, outcomes)
             asked = predictor.signature, context.train, failures, context.proposer
-            texts = proposals(*asked, PROPOSALS, context.seed, brief(program, context.train, context.input_fields))
-            for i, text in enumerate(texts):
+            for i, text in enumerate(proposals(*asked, PROPOSALS, context.seed, told)):
                 made.append(changed(baseline, name, predictor, f"proposal {i + 1}", {"instructions": text}))
         context.expect((len(made) + ROUNDS) * len(context.dev))
         return _joined(race(program, unique([standings[0].candidate, *made]), context), standings)

@@ -44,7 +44,7 @@ class PlanAdapter(Adapter):  # type: ignore[misc]  # dspy ships no types
         self, lm: Any, lm_kwargs: dict[str, Any], signature: Any, demos: Any, inputs: dict[str, Any]
     ) -> list[dict[str, Any]]:
         # To choose takes an embedder some milliseconds, and when it is loaded seconds: the event loop should go on.
-        demos = await asyncio.to_thread(_selected, demos, inputs) if isinstance(demos, DemonstrationSource) else demos
+        demos = await asyncio.to_thread(demos.select, inputs) if isinstance(demos, DemonstrationSource) else demos
         if not _runs_plans(lm, signature):
             _refuse_adapter(lm, lm_kwargs)
             return await remote.remote_backend().acall_remote(lm, lm_kwargs, signature, demos, inputs)

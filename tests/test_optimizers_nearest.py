@@ -195,12 +195,12 @@ SAID = {
 }
 
 
-def compiled(folder, answer=copies_the_last, **options):
+def compiled(folder, answer=copies_the_last, lm=None, **options):
     train = [{"message": f"{text} ({i})", "team": team} for i in range(4) for text, team in MESSAGES]
     dev = [{"message": f"{text} - {i}", "team": team} for i in range(5) for team, said in SAID.items() for text in said]
     return still.compile(
         still.Predict(Route), still.Dataset(train, inputs=["message"]), still.Dataset(dev, inputs=["message"]),
-        lm=ScriptedLM(answer), progress=False, ledger=folder / "l.duckdb", **options,
+        lm=lm or ScriptedLM(answer), progress=False, ledger=folder / "l.duckdb", **options,
     )  # fmt: skip
 
 
@@ -250,7 +250,7 @@ def test_none_means_words(tmp_path):
 def test_an_embedder_that_is_none_fails_before_any_work(tmp_path):
     lm = ScriptedLM(copies_the_last)
     with pytest.raises(ModelError, match="no-such-model"):
-        compiled(tmp_path, embedder="no-such-model")
+        compiled(tmp_path, lm=lm, embedder="no-such-model")
     assert not lm.calls
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from itertools import islice, permutations
 from typing import Any
 
 from .candidate import Candidate
 from .context import Standing
+from .racing import gains
 from .space import Space, Values, distributions
 
 TRIALS = 24
@@ -23,9 +24,10 @@ STARTUP = 6
 class Guide:
     """Proposes combinations of a space, by a tree-structured Parzen estimator (Bergstra et al., 2011; through optuna).
 
-    First every knob is turned alone. What loses to the start by itself is not combined with anything: an interaction
-    seldom makes good a part that does harm (effect heredity: Hamada and Wu, 1992), and each of its combinations would
-    cost a block of examples to say so.
+    First every knob is turned alone. What does harm by itself is not combined with anything, be it a knob that loses to the
+    start or a part that an earlier pass has seen lose to what the start has in its place: an interaction seldom makes good
+    a part that does harm (effect heredity: Hamada and Wu, 1992), and each of its combinations would cost a block of examples
+    to say so.
     """
 
     def __init__(self, space: Space, start: Standing, history: Sequence[Standing], seed: int) -> None:
@@ -33,13 +35,13 @@ class Guide:
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP, multivariate=True)
-        self._space, self._start = space, start
+        self._space, self._start, self._seed = space, start, seed
         self._study = optuna.create_study(direction="maximize", sampler=sampler)
         self._dimensions = distributions(space)
         self._known: dict[str, float] = {}
         """What combinations are worth, by their digest in the space."""
         self._harm: dict[tuple[str, Any], float] = {}
-        """Knobs that do harm alone: by path and value, what that is worth."""
+        """What does harm alone: by knob or dimension and its value, what that is worth."""
         self._alone: dict[str, tuple[str, Any]] = {}
         """What is turned in combinations of one knob alone, by digest."""
         self._learn_history(history)
@@ -74,24 +76,42 @@ class Guide:
         return self._space.candidate(values, "").digest
 
     def _harm_in(self, values: Values) -> float | None:
-        """What the most harmful of the knobs is worth; None where none does harm."""
+        """What the most harmful of these values is worth; None where none does harm."""
         return min((self._harm[one] for one in values.items() if one in self._harm), default=None)
 
     def _learn_history(self, history: Sequence[Standing]) -> None:
         """Tell what earlier passes measured, as far as it lies in the space."""
         import optuna
 
-        # Of one that was measured twice, the longer run.
-        for standing in {s.candidate.digest: s for s in sorted(history, key=lambda s: len(s.outcomes))}.values():
-            values = self._space.values(standing.candidate)
-            if values is not None and standing.outcomes:
-                worth = self._known[self._digest(values)] = self._worth(standing)
-                trial = optuna.create_trial(params=values, distributions=self._dimensions, value=worth)
-                self._study.add_trial(trial)
+        measured = self._measured(history)
+        for values, standing in measured:
+            worth = self._known[self._digest(values)] = self._worth(standing)
+            trial = optuna.create_trial(params=values, distributions=self._dimensions, value=worth)
+            self._study.add_trial(trial)
         self._known[self._digest(self._space.first)] = 0.0
+        for (values, standing), (others, other) in permutations(measured, 2):
+            changed = [key for key in values if values[key] != others[key]]
+            if len(changed) == 1 and others[changed[0]] == self._space.first[changed[0]]:
+                self._learn_part((changed[0], values[changed[0]]), standing, other)
+
+    def _measured(self, history: Sequence[Standing]) -> list[tuple[Values, Standing]]:
+        """What earlier passes measured that lies in the space; of what was measured twice, the longer run."""
+        longest = {s.candidate.digest: s for s in sorted(history, key=lambda s: len(s.outcomes)) if s.outcomes}
+        found = [(self._space.values(standing.candidate), standing) for standing in longest.values()]
+        return [(values, standing) for values, standing in found if values is not None]
+
+    def _learn_part(self, part: tuple[str, Any], standing: Standing, other: Standing) -> None:
+        """A part in the place of the start's, nothing else being different: it does harm where it is worse beyond luck."""
+        if gains(other, standing, self._seed):
+            self._harm[part] = min(self._harm.get(part, 0.0), _mean_difference(standing, other))
 
     def _worth(self, standing: Standing) -> float:
         """What a candidate scores more than the start on the examples it has seen: those seen before it was dropped may
         have been easy ones."""
-        pairs = list(zip(standing.outcomes, self._start.outcomes, strict=False))
-        return sum(own.score - other.score for own, other in pairs) / max(1, len(pairs))
+        return _mean_difference(standing, self._start)
+
+
+def _mean_difference(standing: Standing, other: Standing) -> float:
+    """On the examples that both have seen."""
+    pairs = list(zip(standing.outcomes, other.outcomes, strict=False))
+    return sum(own.score - theirs.score for own, theirs in pairs) / max(1, len(pairs))

@@ -105,8 +105,9 @@ def paired_p_value(better: Sequence[float], worse: Sequence[float], seed: int) -
 
 
 def gains(better: Standing, worse: Standing, seed: int) -> bool:
-    """Whether a candidate is better by more than `LUCK`; both have seen the same examples."""
-    ahead, behind = ([outcome.score for outcome in standing.outcomes] for standing in (better, worse))
+    """Whether a candidate is better by more than `LUCK`, on the examples that both have seen."""
+    seen = min(len(better.outcomes), len(worse.outcomes))
+    ahead, behind = ([outcome.score for outcome in standing.outcomes[:seen]] for standing in (better, worse))
     return paired_p_value(ahead, behind, seed) < LUCK
 
 

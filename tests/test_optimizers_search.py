@@ -202,6 +202,19 @@ def test_what_was_measured_is_not_tried_again(tmp_path):
     assert result.winner.name == tried
 
 
+@pytest.mark.parametrize(("fewer", "tried"), [(0, 1), (2, 0)])
+def test_demonstrations_that_did_harm_are_not_combined(tmp_path, fewer, tried):
+    """The search starts at new instructions; demonstrations were seen with the old ones only, as good as none or worse."""
+
+    def answer(plan, inputs):
+        right, number = next(b for b in BINS if inputs["item"].endswith(b)), int(inputs["item"].split()[1])
+        points = 2 + ("closely" in plan.turns[0].parts[0].text) - fewer * (demonstrations(plan) > 0)
+        return {"bin": right if number % 5 < points else "none of them"}
+
+    result = combined(tmp_path, answer, 2, 30)
+    assert len([row for row in result.report.rows if row.name.startswith("search")]) == tried
+
+
 @pytest.mark.parametrize(("more", "kept"), [(1, False), (8, True)])
 def test_demonstrations_have_to_bring_a_gain(tmp_path, more, kept):
     """The search starts at new instructions; demonstrations beside them are right on some more of fifty examples."""

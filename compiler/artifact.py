@@ -23,6 +23,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import quote
 
 from ..errors import ArtifactError
 from ..optimizers.candidate import Candidate, PredictorState, adapter_name, current_state
@@ -234,7 +235,7 @@ def _json(data: Any) -> str:
 
 
 def _safe(name: str) -> str:
-    """A predictor's name as a file name: names can hold `[`, `'` and `/` (dict keys)."""
-    return "".join(c if c.isalnum() or c in "._-" else "_" for c in name)
+    """A predictor's name as a file name, of no two names the same: names can hold `[`, `'` and `/` (dict keys)."""
+    return quote(name, safe="")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -144,6 +144,14 @@ class Candidate:
             heat = predictor.config.get("temperature") or TEMPERATURE
             predictor.config = {**predictor.config, "temperature": heat, "rollout_id": f"draw {self.draw}"}
         return variant
+
+
+def unique(candidates: Iterable[Candidate]) -> list[Candidate]:
+    """Drop candidates that equal an earlier one."""
+    first: dict[str, Candidate] = {}
+    for candidate in candidates:
+        first.setdefault(candidate.digest, candidate)
+    return list(first.values())
 
 
 def _copied(program: Module) -> Module:

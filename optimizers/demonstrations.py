@@ -12,7 +12,7 @@ from ..signatures.bridge import Example, Module
 from ..signatures.layout import is_complete
 from .balanced import balanced
 from .bootstrap import ATTEMPTS, DRAWS, best_of, bootstrap, passing
-from .candidate import Candidate, Demonstration, PredictorState, asked_signature
+from .candidate import Candidate, Demonstration, PredictorState, asked_signature, unique
 from .context import EvaluationContext, Forecast, PassResult, Rollout, Standing
 from .neighbours import WORDS, Neighbours
 from .racing import challenge, gains, race
@@ -35,8 +35,7 @@ class Demonstrations:
         is told from a strong leader soonest."""
         labelled = _labelled_pools(program, context)
         others = list(_draws(labelled, context.seed)) if labelled else []
-        # Only then does a run say more than the labels do.
-        more = len(labelled) < len(program.named_predictors())
+        more = _runs_tell_more(program, labelled)
         attempts = min(ATTEMPTS, len(context.train))
         context.expect(attempts * (DRAWS if more else 1) + (len(others) + 1 + 3 * len(COUNTS)) * len(context.dev))
         nearest, missing = _nearest(labelled, context)
@@ -45,7 +44,7 @@ class Demonstrations:
         shown = best_of(rollouts, max(COUNTS)) if more else passing(rollouts)
         bootstrapped = _drawn("bootstrapped", _traced_pools(program, shown), f"{context.seed}/bootstrap")
         others += [*bootstrapped, *_taught(program, rollouts, shown, labelled, context)]
-        raced = race(program, _unique([first[0].candidate, *others]), context)
+        raced = race(program, unique([first[0].candidate, *others]), context)
         notes = _notes(program, labelled, rollouts, shown)
         return PassResult(raced[0].candidate, (*raced, *first), (*missing, *notes))
 
@@ -59,7 +58,7 @@ class Demonstrations:
         return Forecast(
             (baseline, *draws, *nearest[:1]), (*nearest[1:], *bootstrapped, *taught),
             rollouts=(attempts := min(ATTEMPTS, len(context.train))),
-            redrawn=attempts * (DRAWS - 1) if len(labelled) < len(program.named_predictors()) else 0,
+            redrawn=attempts * (DRAWS - 1) if _runs_tell_more(program, labelled) else 0,
         )  # fmt: skip
 
 
@@ -75,6 +74,11 @@ def _labelled_pools(program: Module, context: EvaluationContext) -> dict[str, li
         if pool:
             pools[name] = pool
     return pools
+
+
+def _runs_tell_more(program: Module, labelled: Mapping[str, Any]) -> bool:
+    """Whether a predictor has inputs or outputs that only a run shows, and no label."""
+    return len(labelled) < len(program.named_predictors())
 
 
 def _pick(example: Example, names: Iterable[str]) -> Demonstration:
@@ -216,11 +220,3 @@ def _uncalled(program: Module, rollouts: Sequence[Rollout], shown: Sequence[Roll
         why = f"never called in {len(rollouts)} runs" if name not in called else "called in no run that passed the metric"
         notes.append(f"predictor {name!r} was {why}: no demonstrations bootstrapped for it")
     return notes
-
-
-def _unique(candidates: Iterable[Candidate]) -> list[Candidate]:
-    """Drop candidates that equal an earlier one: a small training set makes 4 and 8 demonstrations the same."""
-    first: dict[str, Candidate] = {}
-    for candidate in candidates:
-        first.setdefault(candidate.digest, candidate)
-    return list(first.values())

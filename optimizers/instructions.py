@@ -11,7 +11,7 @@ from typing import Any
 from ..signatures.bridge import Example, Module
 from ..signatures.fieldset import special_fields
 from .brief import brief
-from .candidate import Candidate, PredictorState, current_state
+from .candidate import Candidate, PredictorState, current_state, unique
 from .context import PERFECT, EvaluationContext, Forecast, Outcome, PassResult, Standing, is_perfect
 from .credit import blame, called, draw_predictor
 from .pareto import pick_parent
@@ -136,14 +136,6 @@ def _joined(best: Sequence[Standing], others: Sequence[Standing]) -> list[Standi
     """These, and those of the others that are not among them."""
     digests = {standing.candidate.digest for standing in best}
     return [*best, *(standing for standing in others if standing.candidate.digest not in digests)]
-
-
-def unique(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Drop candidates that equal an earlier one."""
-    first: dict[str, Candidate] = {}
-    for candidate in candidates:
-        first.setdefault(candidate.digest, candidate)
-    return list(first.values())
 
 
 def changed(base: Candidate, name: str, predictor: Any, what: str, changes: dict[str, Any]) -> Candidate:

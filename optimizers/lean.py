@@ -11,9 +11,8 @@ from ..signatures.bridge import Module
 from ..signatures.fieldset import constraints, special_fields
 from ..signatures.json_members import closed_sets
 from ..signatures.knob import named_knobs
-from .candidate import Candidate, PredictorState, current_state
+from .candidate import Candidate, PredictorState, current_state, unique
 from .context import EvaluationContext, Forecast, PassResult
-from .instructions import unique
 from .neighbours import WORDS
 from .racing import race
 from .rewrites import rewrites

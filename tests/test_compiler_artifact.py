@@ -248,6 +248,26 @@ def test_a_pool_of_nearest_demonstrations_travels_along(tmp_path):
     assert [program(item=f"{word} 7").bin for word in words] == ["glass", "paper", "glass", "paper"]
 
 
+class Alike(still.Module):
+    """Two predictors whose names differ in a sign only."""
+
+    def __init__(self):
+        super().__init__()
+        self.by = {name: still.Predict(Order.with_instructions(f"By {name}.")) for name in ("a b", "a_b")}
+
+    def forward(self, text):
+        return self.by["a b"](text=text)
+
+
+def test_every_predictor_has_a_file_of_its_own(tmp_path):
+    result = still.compile(
+        Alike(), rows(4), rows(4), lm=ScriptedLM(right), level="O0", progress=False, ledger=tmp_path / "l.duckdb"
+    )
+    plans = [file.read_text() for file in sorted((result.save(tmp_path / "a") / "plans").iterdir())]
+    assert ["By a b." in text for text in plans] == [True, False]
+    assert ["By a_b." in text for text in plans] == [False, True]
+
+
 class Reason(dspy.Module):
     def __init__(self):
         super().__init__()

@@ -9,7 +9,7 @@ import ctypes
 import importlib.util
 from functools import lru_cache
 
-LEVELS = ("torch", "avx2", "avx-vnni", "avx512-vnni", "avx512-vnni-bf16", "amx")
+LEVELS = ("torch", "avx2", "avx-vnni", "avx512-vnni", "avx512-vnni-bf16", "amx", "neon")
 """Names of what `native_level` returns."""
 
 _P, _I = ctypes.c_void_p, ctypes.c_int32

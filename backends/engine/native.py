@@ -1,7 +1,7 @@
 """The compiled decoder: int8, int4 or bf16 weights, bf16 pages, one C call per step (see native/).
 
-Needs AVX2 on x86-64 Linux, and uses AVX-VNNI, AVX-512 VNNI, BF16 and AMX where they are; elsewhere `native_level()` is 0 and
-the engine runs on torch.
+Needs Linux, on x86-64 with AVX2 (AVX-VNNI, AVX-512 VNNI, BF16 and AMX are used where they are) or on Arm with NEON's dot
+products; elsewhere `native_level()` is 0 and the engine runs on torch.
 """
 
 from __future__ import annotations

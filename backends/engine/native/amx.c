@@ -2,5 +2,5 @@
 #if defined(__x86_64__)
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,amx-tile,amx-int8,amx-bf16")
 #define NAME(x) x##_amx
-#include "x86.h"
+#include "decoder.h"
 #endif

@@ -2,5 +2,5 @@
 #if defined(__x86_64__)
 #pragma GCC target("avx2,fma,f16c")
 #define NAME(x) x##_avx2
-#include "x86.h"
+#include "decoder.h"
 #endif

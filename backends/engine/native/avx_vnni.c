@@ -2,5 +2,5 @@
 #if defined(__x86_64__)
 #pragma GCC target("avx2,fma,f16c,avxvnni")
 #define NAME(x) x##_avx_vnni
-#include "x86.h"
+#include "decoder.h"
 #endif

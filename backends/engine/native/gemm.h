@@ -46,8 +46,8 @@ static void block_product_int4(const bf16 *a, const float *sums, const Matrix *w
         block_product_bf16(a + begin, in, panel[0] + begin * 16, panel[1] + begin * 16, width, dots, rows);
         for (int p = 0; p < 2; p++) {
             const int64_t at = ((int64_t)(channel[p] / 16) * groups + g) * 16;
-            const Floats scale = cvtph_ps(_mm256_loadu_si256((const __m256i *)(w->group_scale + at)));
-            const Floats least = cvtph_ps(_mm256_loadu_si256((const __m256i *)(w->group_min + at)));
+            const Floats scale = cvtph_ps(loadu_halves(w->group_scale + at));
+            const Floats least = cvtph_ps(loadu_halves(w->group_min + at));
             for (int r = 0; r < rows; r++) {
                 float *total = c[r] + p * TILE;
                 const Floats before = g ? loadu_ps(total) : setzero_ps();

@@ -18,7 +18,7 @@
 #define API __attribute__((visibility("default")))
 #endif
 
-enum { NONE, AVX2, AVX_VNNI, VNNI, VNNI_BF16, AMX };
+enum { NONE, AVX2, AVX_VNNI, VNNI, VNNI_BF16, AMX, NEON };
 
 #if defined(__GLIBC__)
 #include <malloc.h>
@@ -28,10 +28,7 @@ enum { NONE, AVX2, AVX_VNNI, VNNI, VNNI_BF16, AMX };
 #include <unistd.h>
 #endif
 
-#if defined(__x86_64__) && defined(__linux__)
-#include <cpuid.h>
-#include <sys/syscall.h>
-
+#if defined(__linux__) && (defined(__x86_64__) || defined(__aarch64__))
 typedef struct {
     void (*forward)(const Network *, const Step *, Workspace *, float *);
     void (*logits)(const Network *, const float *, int, Workspace *, float *);
@@ -43,6 +40,10 @@ typedef struct {
     void logits_##suffix(const Network *, const float *, int, Workspace *, float *); \
     void pick_##suffix(const float *, int, int, const uint32_t *, int32_t *, float *);
 #define KERNELS(suffix) {forward_##suffix, logits_##suffix, pick_##suffix}
+#if defined(__x86_64__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+
 DECLARE(avx2)
 DECLARE(avx_vnni)
 DECLARE(vnni)
@@ -87,6 +88,14 @@ API int still_runs(int level) {
     default: return 0;
     }
 }
+#else
+#include <sys/auxv.h>
+
+DECLARE(neon)
+static const Kernels kernels[] = {[NEON] = KERNELS(neon)};
+
+API int still_runs(int level) { return level == NEON && getauxval(AT_HWCAP) & HWCAP_ASIMDDP; }
+#endif
 
 API void still_forward(int level, const Network *net, const Step *step, Workspace *w, float *out) {
     kernels[level].forward(net, step, w, out);

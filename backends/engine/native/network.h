@@ -7,7 +7,7 @@
  *              INT4  [out / 16][in / 8][16][2] uint16, four nibbles each: nibble j of half i is input 2 * j + i of eight
  *   keys     bf16, [page][kv head][dim / 2][16 tokens][2]
  *   values   bf16, [page][kv head][8 token pairs][dim][2]
- * Activations meet INT8 as bytes around ZERO_POINT (x86.h) with a scale per row, WIDE as two such rows, the second holding what
+ * Activations meet INT8 as bytes around ZERO_POINT (decoder.h) with a scale per row, WIDE as two such rows, the second holding what
  * the first left over, and the others as bf16.
  */
 #ifndef STILL_NETWORK_H

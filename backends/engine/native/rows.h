@@ -66,7 +66,7 @@ static void sum_groups(const bf16 *x, float *sums, int width, int group) {
     for (int begin = 0, g = 0; begin < width; begin += group, g++) {
         Floats sum = setzero_ps();
         for (int i = begin; i < begin + group && i < width; i += 16) {
-            const Ints wide = cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(x + i)));
+            const Ints wide = cvtepu16_epi32(loadu_halves(x + i));
             sum = add_ps(sum, castsi512_ps(slli_epi32(wide, 16)));
         }
         sums[g] = reduce_add_ps(sum);

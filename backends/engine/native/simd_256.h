@@ -54,6 +54,8 @@ HALVES void storeu_si512(void *at, Ints x) {
     _mm256_storeu_si256(at, x.low);
     _mm256_storeu_si256((__m256i *)at + 1, x.high);
 }
+HALVES __m256i loadu_halves(const void *at) { return _mm256_loadu_si256(at); }
+HALVES void storeu_halves(void *at, __m256i x) { _mm256_storeu_si256(at, x); }
 
 HALVES Floats castsi512_ps(Ints x) { return (Floats){_mm256_castsi256_ps(x.low), _mm256_castsi256_ps(x.high)}; }
 HALVES Ints castps_si512(Floats x) { return (Ints){_mm256_castps_si256(x.low), _mm256_castps_si256(x.high)}; }

@@ -33,6 +33,8 @@ typedef __mmask16 Mask;
 #define storeu_ps _mm512_storeu_ps
 #define loadu_si512 _mm512_loadu_si512
 #define storeu_si512 _mm512_storeu_si512
+#define loadu_halves(at) _mm256_loadu_si256((const __m256i *)(at))
+#define storeu_halves(at, x) _mm256_storeu_si256((__m256i *)(at), x)
 #define mask_mov_ps _mm512_mask_mov_ps
 #define mask_mov_epi32 _mm512_mask_mov_epi32
 #define maskz_mov_ps _mm512_maskz_mov_ps

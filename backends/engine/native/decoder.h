@@ -1,5 +1,4 @@
-/* The x86 build of the decoder, for the instruction set that the including file targets. */
-#include <immintrin.h>
+/* The decoder, for the instruction set that the including file targets. */
 #include <math.h>
 #include <stddef.h>
 #include <omp.h>
@@ -8,13 +7,16 @@
 #include "network.h"
 #include "workspace.h"
 
-#ifdef __AVX512F__
+#if defined(__aarch64__)
+#include "simd_128.h"
+#elif defined(__AVX512F__)
 #include "simd_512.h"
 #else
 #include "simd_256.h"
 #endif
 
-/* What activations are quantized around: VNNI multiplies unsigned by signed bytes. AVX2 has no such product that is exact. */
+/* What activations are quantized around: VNNI multiplies unsigned by signed bytes. AVX2 has no such product that is exact,
+ * NEON one of signed bytes. */
 #if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
 #define ZERO_POINT 128
 #else
@@ -34,7 +36,7 @@ static inline void store_bf16(bf16 *out, Floats x) {
     const Ints u = castps_si512(x);
     const Ints odd = and_si512(srli_epi32(u, 16), set1_epi32(1));
     const Ints rounded = add_epi32(u, add_epi32(odd, set1_epi32(0x7fff)));
-    _mm256_storeu_si256((__m256i *)out, cvtepi32_epi16(srli_epi32(rounded, 16)));
+    storeu_halves(out, cvtepi32_epi16(srli_epi32(rounded, 16)));
 }
 #endif
 
@@ -44,7 +46,9 @@ static inline void store_bf16(bf16 *out, Floats x) {
 static void begin_products(void) {}
 static void begin_attention(void) {}
 static void release_thread(void) {}
-#ifdef __AVX512VNNI__
+#if defined(__aarch64__)
+#include "products_neon.h"
+#elif defined(__AVX512VNNI__)
 #include "products_vnni.h"
 #else
 #include "products_avx2.h"

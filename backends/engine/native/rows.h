@@ -96,13 +96,14 @@ static inline bf16 to_bf16(float value) {
     return (bf16)((v.u + 0x7fff + ((v.u >> 16) & 1)) >> 16); /* round to nearest even; values are finite */
 }
 
-/* Norm (where the model has one) and rotate one head in place. */
+/* Norm (where the model has one) and rotate one head in place. Which product is rounded first is said,
+ * or it would be left to the compiler. */
 static void rotate_head(float *x, const float *norm, const float *cos, const float *sin, int dim, float eps) {
     if (norm) norm_row(x, norm, x, dim, eps);
     for (int d = 0; d < dim / 2; d++) {
         const float low = x[d], high = x[d + dim / 2];
-        x[d] = low * cos[d] - high * sin[d];
-        x[d + dim / 2] = high * cos[d] + low * sin[d];
+        x[d] = fmaf(low, cos[d], -(high * sin[d]));
+        x[d + dim / 2] = fmaf(high, cos[d], low * sin[d]);
     }
 }
 

@@ -15,7 +15,8 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-from .pages import PAGE_SIZE, Page, PagePool, page_key, root_key
+from .pages import PAGE_SIZE, PagePool
+from .prefix import append_page, known_pages, parent_key, register_known
 from .sequence import Sequence
 
 
@@ -145,7 +146,7 @@ class Scheduler:
         """Give a waiting sequence its prompt's pages, shared where they exist; False if there is no room now."""
         tokens = sequence.tokens
         total = -(-len(tokens) // PAGE_SIZE)
-        shared, keys = self._match(sequence)
+        shared, keys = known_pages(self.pool, sequence)
         revived = sum(page.references == 0 for page in shared)
         # One page in reserve for each running sequence keeps admission from causing preemption at once.
         if self.pool.num_free < total - len(shared) + revived + len(self.running):
@@ -160,63 +161,22 @@ class Scheduler:
         if not sequence.admitted:
             sequence.admitted, sequence.cached = True, cached
         while len(sequence.pages) < total:
-            self._append_page(sequence)
+            append_page(self.pool, sequence)
         return True
-
-    def _match(self, sequence: Sequence) -> tuple[list[Page], list[int]]:
-        """Find the longest chain of known pages, up to the first row whose logits are needed."""
-        tokens = sequence.tokens
-        pages: list[Page] = []
-        keys: list[int] = []
-        parent = root_key(sequence.adapter)
-        for begin in range(0, sequence.needed - PAGE_SIZE + 1, PAGE_SIZE):
-            block = tokens[begin : begin + PAGE_SIZE]
-            key = page_key(parent, block)
-            page = self.pool.lookup(key, parent, block)
-            if page is None:
-                break
-            pages.append(page)
-            keys.append(key)
-            parent = key
-        return pages, keys
 
     def _copy_beginning(self, sequence: Sequence) -> int:
         """Start the page after the matched ones with what another page has of it; return the number of tokens."""
         begin = len(sequence.pages) * PAGE_SIZE
         wanted = sequence.tokens[begin : min(begin + PAGE_SIZE, sequence.needed)]
-        source, length = self.pool.closest(self._parent(sequence), wanted)
+        source, length = self.pool.closest(parent_key(sequence), wanted)
         if source is None:
             return 0
         self.pool.touch(source)
-        page = self._append_page(sequence)
+        page = append_page(self.pool, sequence)
         if page is not source:  # the last free page of all may be the source itself: then everything is in place
             self._plan.copies.append((source.index, page.index))
         page.filled = length
         return length
-
-    def _append_page(self, sequence: Sequence) -> Page:
-        """Allocate the sequence's next page and make it findable: by key at once if its tokens are known already."""
-        page = self.pool.allocate(sequence.id)
-        sequence.pages.append(page)
-        self._register_known(sequence)
-        if len(sequence.page_keys) < len(sequence.pages):
-            begin = (len(sequence.pages) - 1) * PAGE_SIZE
-            self.pool.follow(page, self._parent(sequence), sequence.tokens, begin)
-        return page
-
-    def _parent(self, sequence: Sequence) -> int:
-        """Parent of the page after the last one with a key."""
-        return sequence.page_keys[-1] if sequence.page_keys else root_key(sequence.adapter)
-
-    def _register_known(self, sequence: Sequence) -> None:
-        for index in range(len(sequence.page_keys), len(sequence.tokens) // PAGE_SIZE):
-            if index >= len(sequence.pages):
-                return
-            parent = self._parent(sequence)
-            block = sequence.tokens[index * PAGE_SIZE : (index + 1) * PAGE_SIZE]
-            key = page_key(parent, block)
-            sequence.page_keys.append(key)
-            self.pool.register(sequence.pages[index], key, parent, block)
 
     def _chunk(self, sequence: Sequence, budget: int) -> Chunk | None:
         self._skip_filled(sequence)
@@ -237,7 +197,7 @@ class Scheduler:
             index, begin = index + 1, begin + PAGE_SIZE
         sequence.computed = stop
         if len(sequence.tokens) >= (len(sequence.page_keys) + 1) * PAGE_SIZE:
-            self._register_known(sequence)
+            register_known(self.pool, sequence)
         return Chunk(sequence, start, stop)
 
     def _reserve(self, sequence: Sequence, limit: int) -> int:
@@ -251,7 +211,7 @@ class Scheduler:
             if index == len(sequence.pages):
                 if not self._make_room(sequence):
                     return 0
-                self._append_page(sequence)
+                append_page(self.pool, sequence)
             page = sequence.pages[index]
             if page.owner != sequence.id:
                 if page.owner is not None:
@@ -288,7 +248,7 @@ class Scheduler:
         page.owner = sequence.id
         if page.filled < PAGE_SIZE:
             # A fork's own tokens may differ from here on: what is found on the page must be what its writer writes.
-            self.pool.follow(page, self._parent(sequence), sequence.tokens, index * PAGE_SIZE)
+            self.pool.follow(page, parent_key(sequence), sequence.tokens, index * PAGE_SIZE)
         return True
 
     def _make_room(self, sequence: Sequence) -> bool:

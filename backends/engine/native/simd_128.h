@@ -18,19 +18,19 @@ typedef uint16_t Mask;
 /* One expression of a quarter's number for each quarter. */
 #define EACH(type, quarter) ((type){{quarter(0), quarter(1), quarter(2), quarter(3)}})
 
-#define FLOATS_OF_2(name, quarter) QUARTERS Floats name(Floats x, Floats y) { return (Floats){{quarter(x.q[0], y.q[0]), quarter(x.q[1], y.q[1]), quarter(x.q[2], y.q[2]), quarter(x.q[3], y.q[3])}}; }
-#define INTS_OF_2(name, quarter) QUARTERS Ints name(Ints x, Ints y) { return (Ints){{quarter(x.q[0], y.q[0]), quarter(x.q[1], y.q[1]), quarter(x.q[2], y.q[2]), quarter(x.q[3], y.q[3])}}; }
 #define OF_1(to, name, from, quarter) QUARTERS to name(from x) { return (to){{quarter(x.q[0]), quarter(x.q[1]), quarter(x.q[2]), quarter(x.q[3])}}; }
+#define OF_2(type, name, quarter) QUARTERS type name(type x, type y) { return (type){{quarter(x.q[0], y.q[0]), quarter(x.q[1], y.q[1]), quarter(x.q[2], y.q[2]), quarter(x.q[3], y.q[3])}}; }
+#define SHIFTED(name, quarter) QUARTERS Ints name(Ints x, int by) { return (Ints){{quarter(x.q[0], by), quarter(x.q[1], by), quarter(x.q[2], by), quarter(x.q[3], by)}}; }
 
-FLOATS_OF_2(add_ps, vaddq_f32)
-FLOATS_OF_2(sub_ps, vsubq_f32)
-FLOATS_OF_2(mul_ps, vmulq_f32)
-FLOATS_OF_2(div_ps, vdivq_f32)
-FLOATS_OF_2(max_ps, vmaxq_f32)
-INTS_OF_2(add_epi32, vaddq_s32)
-INTS_OF_2(sub_epi32, vsubq_s32)
-INTS_OF_2(max_epi32, vmaxq_s32)
-INTS_OF_2(and_si512, vandq_s32)
+OF_2(Floats, add_ps, vaddq_f32)
+OF_2(Floats, sub_ps, vsubq_f32)
+OF_2(Floats, mul_ps, vmulq_f32)
+OF_2(Floats, div_ps, vdivq_f32)
+OF_2(Floats, max_ps, vmaxq_f32)
+OF_2(Ints, add_epi32, vaddq_s32)
+OF_2(Ints, sub_epi32, vsubq_s32)
+OF_2(Ints, max_epi32, vmaxq_s32)
+OF_2(Ints, and_si512, vandq_s32)
 OF_1(Floats, castsi512_ps, Ints, vreinterpretq_f32_s32)
 OF_1(Ints, castps_si512, Floats, vreinterpretq_s32_f32)
 OF_1(Floats, cvtepi32_ps, Ints, vcvtq_f32_s32)
@@ -43,17 +43,12 @@ QUARTERS Floats fmadd_ps(Floats x, Floats y, Floats z) {
 #undef QUARTER
 }
 /* Shifts by what is a constant where they are called: the operators become one instruction then. */
-QUARTERS Ints slli_epi32(Ints x, int by) { return (Ints){{x.q[0] << by, x.q[1] << by, x.q[2] << by, x.q[3] << by}}; }
-QUARTERS Ints srli_epi32(Ints x, int by) {
-#define QUARTER(i) vreinterpretq_s32_u32(vreinterpretq_u32_s32(x.q[i]) >> by)
-    return EACH(Ints, QUARTER);
-#undef QUARTER
-}
-QUARTERS Ints srli_epi16(Ints x, int by) {
-#define QUARTER(i) vreinterpretq_s32_u16(vreinterpretq_u16_s32(x.q[i]) >> (short)by)
-    return EACH(Ints, QUARTER);
-#undef QUARTER
-}
+#define LEFT_32(x, by) ((x) << (by))
+#define RIGHT_32(x, by) vreinterpretq_s32_u32(vreinterpretq_u32_s32(x) >> (by))
+#define RIGHT_16(x, by) vreinterpretq_s32_u16(vreinterpretq_u16_s32(x) >> (short)(by))
+SHIFTED(slli_epi32, LEFT_32)
+SHIFTED(srli_epi32, RIGHT_32)
+SHIFTED(srli_epi16, RIGHT_16)
 
 QUARTERS Floats set1_ps(float x) { return (Floats){{vdupq_n_f32(x), vdupq_n_f32(x), vdupq_n_f32(x), vdupq_n_f32(x)}}; }
 QUARTERS Ints set1_epi32(int x) { return (Ints){{vdupq_n_s32(x), vdupq_n_s32(x), vdupq_n_s32(x), vdupq_n_s32(x)}}; }
@@ -181,7 +176,7 @@ QUARTERS float32x4_t times_power_quarter(float32x4_t x, float32x4_t n) {
     const float32x4_t factor = vreinterpretq_f32_s32(vaddq_s32(power, vdupq_n_s32(127)) << 23);
     return vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(vmulq_f32(x, factor)), below));
 }
-FLOATS_OF_2(times_power_ps, times_power_quarter)
+OF_2(Floats, times_power_ps, times_power_quarter)
 
 /* The lowest four bits of 32 words as bf16: no number from 0 to 15 has more than eight significant bits, so a table of
  * high bytes and one of low bytes hold them exactly. The high byte of an index is 0, which both tables have a 0 for. */

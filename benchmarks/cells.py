@@ -42,14 +42,15 @@ def command_line(description: str | None, quick: str) -> argparse.ArgumentParser
 
 def measure(script: Path, case: str, system: str, version: str, fresh: bool = False, timeout: float = TIMEOUT) -> Row:
     """Return the row of a cell, from the cache or a new process; `metrics` holds `error` where it failed, and `ended`
-    where it came to no result."""
+    where it came to no result, beside what the cell had printed last when it was cut off."""
     known = None if fresh else cached(script, case, system, version)
     if known is not None:
         return known
     try:
         metrics = _run(script, case, system, timeout)
-    except subprocess.TimeoutExpired:
-        return {"case": case, "system": system, "metrics": {"ended": f"cut off after {timeout:.0f} s"}}
+    except subprocess.TimeoutExpired as error:
+        metrics = _last_printed((error.stdout or b"").decode()) or {}
+        return {"case": case, "system": system, "metrics": {**metrics, "ended": f"cut off after {timeout:.0f} s"}}
     row = {"case": case, "system": system, "metrics": metrics}
     if "error" not in row["metrics"]:
         CACHE.mkdir(parents=True, exist_ok=True)
@@ -98,11 +99,15 @@ def _recorded(file: Path) -> dict[tuple[str, str], Row]:
 def _run(script: Path, case: str, system: str, timeout: float) -> dict[str, Any]:
     command = [sys.executable, str(script), "--cell", case, system]
     done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
-    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
-    if done.returncode or not lines:
+    metrics = _last_printed(done.stdout)
+    if done.returncode or not metrics:
         return {"error": (done.stderr.strip().splitlines() or ["no output"])[-1][:200]}
-    metrics: dict[str, Any] = json.loads(lines[-1])
     return metrics
+
+
+def _last_printed(output: str) -> dict[str, Any] | None:
+    lines = [line for line in output.splitlines(keepends=True) if line.startswith("{") and line.endswith("\n")]
+    return json.loads(lines[-1]) if lines else None
 
 
 def print_ratios(rows: Sequence[Row], ours: str, metric: str = "seconds") -> None:

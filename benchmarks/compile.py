@@ -11,9 +11,10 @@
 is the wall time of compiling (starting server or engine and one call before it are not counted), `tokens` what the model
 computed for it: prompt tokens that no cache had, and tokens written. `test_seconds` is the wall time of the test rows,
 `others` the share of the machine's processors that other programs took meanwhile, `instructions` what the machine's
-processor has, as our engine calls it: seconds of rows that differ there do not compare. `ended` says why there is no
-program to test: an optimizer raises where it cannot read what the model wrote for it, or it was cut off. A row with `day`
-is from compile_measured.jsonl, measured on that day.
+processor has, as our engine calls it: seconds of rows that differ there do not compare. `runs` is how often DSPy's
+optimizers ran the program on a row. `ended` says why there is no program to test: an optimizer raises where it cannot read
+what the model wrote for it, or it was cut off, and the rest is how far it had come. A row with `day` is from
+compile_measured.jsonl, measured on that day.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from cells import cached, command_line, measure, print_metric, print_ratios, record, recorded, watched
+from compile_progress import Progress
 from compile_sets import SETS, Task, is_there, task_of
 from compile_systems import LIMITS, OURS, SYSTEMS, Compile, Runner
 from typed_systems import version_of
@@ -35,19 +37,23 @@ TIMEOUT = 4 * 3600
 
 def run_cell(case: str, system: str) -> dict[str, Any]:
     """Measure one cell: a set and a system."""
+    import dspy
     from still.backends.engine.kernels import LEVELS, native_level
 
     task = task_of(case)
     compile_, run_on = SYSTEMS[system]
     runner = run_on(LIMITS[case])
     _answer(_predictor(task), task.test[0], runner)
-    runner.tokens()
-    with watched() as compiling:
-        program, ended = _compiled(compile_, task, runner)
-    measured = {
-        "seconds": compiling.seconds, "tokens": runner.tokens(), "train_rows": len(task.train), "dev_rows": len(task.dev),
-        "others": compiling.others, "instructions": LEVELS[native_level()],
+    runner.reset()
+    measured: dict[str, Any] = {
+        "train_rows": len(task.train), "dev_rows": len(task.dev), "instructions": LEVELS[native_level()],
     }  # fmt: skip
+    progress = Progress(task.signature, runner, measured)
+    with watched() as compiling, dspy.context(callbacks=[progress]):
+        program, ended = _compiled(compile_, task, runner)
+    measured |= {"seconds": compiling.seconds, "tokens": runner.tokens(), "others": compiling.others}
+    if system not in OURS:
+        measured["runs"] = progress.runs
     if ended:
         return {**measured, "ended": ended}
     with watched() as testing:

@@ -35,13 +35,15 @@ class Runner:
     lm: Any
     proposer: Any
     threads: int
-    _seen: int = field(default=0)
+    _before: int = field(default=0)
+
+    def reset(self) -> None:
+        """Count tokens from here on."""
+        self._before = computed(self.lm, self.proposer)
 
     def tokens(self) -> int:
-        """Tokens the model has computed since the last look: read and not found in a cache, and written."""
-        total = computed(self.lm, self.proposer)
-        fresh, self._seen = total - self._seen, total
-        return fresh
+        """Tokens the model has computed since the reset: read and not found in a cache, and written."""
+        return computed(self.lm, self.proposer) - self._before
 
 
 def computed(*lms: Any) -> int:

@@ -142,7 +142,7 @@ def _least(forecast: Forecast, start: Candidate, task: Task, probe: Probe) -> Co
 def _most(forecast: Forecast, start: Candidate, task: Task, probe: Probe) -> Cost:
     """All that may be tried, on all of dev."""
     tried = [candidate for candidate in forecast.candidates if candidate.digest != start.digest]
-    others = probe.teacher_cost(forecast.rollouts + forecast.redrawn) + probe.asking_cost(forecast.asked, PROPOSAL_TOKENS)
+    others = probe.teacher_cost(forecast.rollouts + forecast.further) + probe.asking_cost(forecast.asked, PROPOSAL_TOKENS)
     return sum((probe.cost(candidate, len(task.dev)) for candidate in (*tried, *forecast.possible)), others)
 
 

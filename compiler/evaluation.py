@@ -73,6 +73,9 @@ class Evaluator:
     """What the LM has answered already: candidates often ask the same."""
     _done: dict[str, tuple[Outcome, Run]] = field(default_factory=dict)
     """What this evaluator has settled already, by key: the baseline is looked at more than once."""
+    _there: frozenset[str] | None = None
+    """Keys that the ledger had when it was first asked: only for these it is opened again. What another process settles
+    meanwhile is run twice, and kept once."""
     _several: bool = field(init=False)
     """Whether it matters which predictor did what."""
 
@@ -119,7 +122,9 @@ class Evaluator:
         unsettled = {key: example for key, example in zip(keys, examples, strict=True) if key not in self._done}
         if not unsettled:
             return [self._done[key] for key in keys]
-        known = self.ledger.lookup(unsettled)
+        if self._there is None:
+            self._there = self.ledger.evaluation_ids(model_digest(self.lm))
+        known = self.ledger.lookup(found) if (found := self._there & unsettled.keys()) else {}
         variant = name_predictors(candidate.apply(self.program))
         # Without a budget one batch: the engine is then never left with less than it could do.
         size = BATCH if self.spending.limited else max(1, len(unsettled))

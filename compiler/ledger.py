@@ -130,6 +130,13 @@ class Ledger:
         rows = self._read(EvaluationRow, "evaluation_id IN (SELECT unnest($1::VARCHAR[]))", [list(wanted - found.keys())])
         return {**{row.evaluation_id: row for row in rows}, **found}
 
+    def evaluation_ids(self, model: str) -> frozenset[str]:
+        """Ids of all evaluations there are of the model with this digest."""
+        self._settle()
+        statement = f"SELECT evaluation_id FROM {EvaluationRow.TABLE} WHERE model_digest = $1"
+        rows = self._file.use(lambda connection: connection.execute(statement, [model]).fetchall(), read_only=True)
+        return frozenset(found for (found,) in rows)
+
     def evaluations(self, run_id: str | None = None, candidate_id: str | None = None) -> list[EvaluationRow]:
         """Evaluations that this run wrote, of this candidate, oldest first; None means any."""
         where = "run_id = coalesce($1, run_id) AND candidate_id = coalesce($2, candidate_id)"
@@ -228,22 +235,21 @@ def opened(ledger: str | PathLike[str] | Ledger) -> Iterator[Ledger]:
 
 
 def _insert(connection: DuckDBPyConnection, rows: list[Item]) -> None:
-    """All rows in one transaction, runs of one table as one statement."""
+    """All rows in one transaction, table by table: rows of several come mixed, and none refers to another's by key."""
     connection.begin()
-    start = 0
-    while start < len(rows):
-        kind = rows[start][0]
-        end = start
-        # An upsert may not touch the same row twice in one statement, so those go one by one.
-        most = 1 if "UPDATE" in kind.CONFLICT else FLUSH_ROWS
-        while end < len(rows) and end - start < most and rows[end][0] is kind:
-            end += 1
+    by_kind: dict[type[LedgerRow], list[list[Any]]] = {}
+    for kind, bound in rows:
+        by_kind.setdefault(kind, []).append(bound)
+    for kind, bounds in by_kind.items():
         columns = kind.columns()
-        # By column: a statement with a mark per value takes DuckDB longer to read than to run.
-        by_column = [list(values) for values in zip(*(bound for _, bound in rows[start:end]), strict=True)]
         lists = ", ".join(f"unnest(${i})" for i in range(1, len(columns) + 1))
-        connection.execute(f"INSERT INTO {kind.TABLE} ({', '.join(columns)}) SELECT {lists} {kind.CONFLICT}", by_column)
-        start = end
+        statement = f"INSERT INTO {kind.TABLE} ({', '.join(columns)}) SELECT {lists} {kind.CONFLICT}"
+        # An upsert may not touch the same row twice in one statement, so those go one by one.
+        size = 1 if "UPDATE" in kind.CONFLICT else FLUSH_ROWS
+        for begin in range(0, len(bounds), size):
+            # By column: a statement with a mark per value takes DuckDB longer to read than to run.
+            by_column = [list(values) for values in zip(*bounds[begin : begin + size], strict=True)]
+            connection.execute(statement, by_column)
     connection.commit()
 
 

@@ -206,8 +206,8 @@ class Forecast:
     """Those that may come about; one that cannot be known yet stands in by one of about its cost."""
     rollouts: int = 0
     """Train examples that the teacher runs."""
-    redrawn: int = 0
-    """Those that it may run again."""
+    further: int = 0
+    """Runs that may follow: of other examples, or again."""
     asked: int = 0
     """Calls of the teacher for proposals."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -11,15 +11,18 @@ from ..errors import ModelError
 from ..signatures.bridge import Example, Module
 from ..signatures.layout import is_complete
 from .balanced import balanced
-from .bootstrap import ATTEMPTS, DRAWS, best_of, bootstrap, passing
+from .bootstrap import ATTEMPTS, BATCH, DRAWS, best_of, bootstrap, passing
 from .candidate import Candidate, Demonstration, PredictorState, asked_signature, unique
 from .context import EvaluationContext, Forecast, PassResult, Rollout, Standing
 from .neighbours import WORDS, Neighbours
 from .racing import challenge, gains, race
+from .selection import CONFIDENCE
 from .taught import lessons
 
 COUNTS = (4, 8)
 """Demonstrations per call that are tried."""
+_DRAWS = {"labelled": 2, "bootstrapped": 1, "taught": 1}
+"""Kinds of fixed demonstrations, and how often they are drawn."""
 
 
 class Demonstrations:
@@ -34,31 +37,35 @@ class Demonstrations:
         """Race the nearest against the baseline on dev, then all other kinds against the best of those: what is far behind
         is told from a strong leader soonest."""
         labelled = _labelled_pools(program, context)
-        others = list(_draws(labelled, context.seed)) if labelled else []
         more = _runs_tell_more(program, labelled)
-        attempts = min(ATTEMPTS, len(context.train))
-        context.expect(attempts * (DRAWS if more else 1) + (len(others) + 1 + 3 * len(COUNTS)) * len(context.dev))
+        attempts, kinds = min(ATTEMPTS, len(context.train)), 1 + sum(_DRAWS.values()) if labelled else 2
+        context.expect(attempts * (DRAWS if more else 1) + (1 + kinds * len(COUNTS)) * len(context.dev))
         nearest, missing = _nearest(labelled, context)
-        first = _race_nearest(program, baseline, nearest, context)
-        rollouts = bootstrap(program, others[0] if labelled else baseline, context, again=more)
+        standings = _race_nearest(program, baseline, nearest, context)
+        teacher = _drawn("labelled", labelled, COUNTS[0], context.seed)[0] if labelled else baseline
+        rollouts = bootstrap(program, teacher, context, again=more)
         shown = best_of(rollouts, max(COUNTS)) if more else passing(rollouts)
-        bootstrapped = _drawn("bootstrapped", _traced_pools(program, shown), f"{context.seed}/bootstrap")
-        others += [*bootstrapped, *_taught(program, rollouts, shown, labelled, context)]
-        raced = race(program, unique([first[0].candidate, *others]), context)
+        pools = {
+            "labelled": labelled,
+            "bootstrapped": _traced_pools(program, shown),
+            "taught": _taught_pools(program, rollouts, shown, labelled, context),
+        }
+        standings = _race_fixed(program, baseline, pools, standings, context)
         notes = _notes(program, labelled, rollouts, shown)
-        return PassResult(raced[0].candidate, (*raced, *first), (*missing, *notes))
+        return PassResult(standings[0].candidate, tuple(standings), (*missing, *notes))
 
     def forecast(self, program: Module, baseline: Candidate, context: EvaluationContext) -> Forecast:
         """The candidates of `run`; bootstrapped demonstrations are taken to be as long as labelled ones."""
         labelled = _labelled_pools(program, context)
-        draws = list(_draws(labelled, context.seed)) if labelled else []
-        bootstrapped = draws[:: len(draws) // len(COUNTS)] if draws else [baseline] * len(COUNTS)
+        few, more = (_drawn("labelled", labelled, count, context.seed) for count in COUNTS)
+        bootstrapped = [*few[:1], *more[:1]] or [baseline] * len(COUNTS)
         nearest, _ = _nearest(labelled, context)
         taught = bootstrapped if _may_be_taught(program, labelled, context) else []
+        attempts, again = min(ATTEMPTS, len(context.train)), _runs_tell_more(program, labelled)
+        sure = attempts if again else min(BATCH, attempts)
         return Forecast(
-            (baseline, *draws, *nearest[:1]), (*nearest[1:], *bootstrapped, *taught),
-            rollouts=(attempts := min(ATTEMPTS, len(context.train))),
-            redrawn=attempts * (DRAWS - 1) if _runs_tell_more(program, labelled) else 0,
+            (baseline, *few, *nearest[:1]), (*more, *nearest[1:], *bootstrapped, *taught),
+            rollouts=sure, further=attempts * (DRAWS if again else 1) - sure,
         )  # fmt: skip
 
 
@@ -85,13 +92,16 @@ def _pick(example: Example, names: Iterable[str]) -> Demonstration:
     return {name: example[name] for name in names}
 
 
-def _draws(pools: dict[str, list[Demonstration]], seed: int) -> Iterator[Candidate]:
-    """Balanced random draws, two for each count: which examples are drawn matters more than how many."""
-    for count in COUNTS:
-        for draw in range(2):
-            rng = random.Random(f"{seed}/{count}/{draw}")
-            states = {name: PredictorState(tuple(_balanced(pool, count, rng))) for name, pool in pools.items()}
-            yield Candidate(f"labelled-{count}{'ab'[draw]}", "labelled", states)
+def _drawn(kind: str, pools: dict[str, list[Demonstration]], count: int, seed: int) -> list[Candidate]:
+    """Balanced random draws of so many from each pool. Two of labelled ones: which examples are drawn matters more than how
+    many."""
+    found = []
+    for draw in "ab"[: _DRAWS[kind]] if pools else "":
+        name = f"{kind}-{count}{draw if _DRAWS[kind] > 1 else ''}"
+        rng = random.Random(f"{seed}/{name}")
+        states = {each: PredictorState(tuple(_balanced(pool, count, rng))) for each, pool in pools.items()}
+        found.append(Candidate(name, kind, states))
+    return found
 
 
 def _nearest(
@@ -117,15 +127,41 @@ def _race_nearest(
     program: Module, baseline: Candidate, nearest: Sequence[Candidate], context: EvaluationContext
 ) -> list[Standing]:
     """Race the nearest demonstrations, more of them only where few of them bring a gain: no two inputs share theirs,
-    so that they are what costs most. The best comes first."""
+    so that they are what costs most. The best comes first, or the baseline where a selection would keep that."""
     standings = race(program, [baseline, *nearest[:1]], context)
     for fewer, more in pairwise(nearest):
         none, few = (next(s for s in standings if s.candidate is each) for each in (baseline, fewer))
+        if few.dropped is None and not _is_kept(few, none, context):
+            return [none, few]
         if few.dropped is not None or not gains(few, none, context.seed):
             break
         found, leads = challenge(program, standings[0].candidate, more, context)
         standings = [found, *standings] if leads else [*standings, found]
     return standings
+
+
+def _race_fixed(
+    program: Module,
+    baseline: Candidate,
+    pools: dict[str, dict[str, list[Demonstration]]],
+    standings: list[Standing],
+    context: EvaluationContext,
+) -> list[Standing]:
+    """Race draws from the pools of each kind against the best so far, more demonstrations only of kinds of which fewer hold
+    out, and are better than none. The best comes first."""
+    none = next(s for s in standings if s.candidate is baseline)
+    kinds = set(pools)
+    for count in COUNTS:
+        drawn = [each for kind in pools if kind in kinds for each in _drawn(kind, pools[kind], count, context.seed)]
+        raced = race(program, unique([standings[0].candidate, *drawn]), context)
+        standings = [*raced, *standings]
+        kinds = {s.candidate.origin for s in raced if s.dropped is None and _is_kept(s, none, context)}
+    return standings
+
+
+def _is_kept(standing: Standing, none: Standing, context: EvaluationContext) -> bool:
+    """Whether a selection would keep these demonstrations rather than none. Upon others nothing is built."""
+    return gains(standing, none, context.seed, 1.0 - CONFIDENCE)
 
 
 def _balanced(pool: Sequence[Demonstration], count: int, rng: random.Random) -> list[Demonstration]:
@@ -136,20 +172,18 @@ def _balanced(pool: Sequence[Demonstration], count: int, rng: random.Random) -> 
     return balanced(rest, count, list(dict.fromkeys(name for demonstration in pool for name in demonstration)))
 
 
-def _taught(
+def _taught_pools(
     program: Module,
     rollouts: Sequence[Rollout],
     shown: Sequence[Rollout],
     labelled: Iterable[str],
     context: EvaluationContext,
-) -> list[Candidate]:
+) -> dict[str, list[Demonstration]]:
     """Demonstrations from all traces, with labels for answers, for predictors whose inputs are no columns; the others get
     those of the runs that are shown."""
     signatures = {name: signature for name, signature in _signatures(program).items() if name not in labelled}
     pools = _pools(lessons(rollouts, signatures, context), signatures)
-    if not pools:
-        return []
-    return _drawn("taught", {**_traced_pools(program, shown), **pools}, f"{context.seed}/taught")
+    return {**_traced_pools(program, shown), **pools} if pools else {}
 
 
 def _may_be_taught(program: Module, labelled: Iterable[str], context: EvaluationContext) -> bool:
@@ -158,15 +192,6 @@ def _may_be_taught(program: Module, labelled: Iterable[str], context: Evaluation
         name not in labelled and set(signature.output_fields) <= labels
         for name, signature in _signatures(program).items()
     )
-
-
-def _drawn(kind: str, pools: dict[str, list[Demonstration]], seed: str) -> list[Candidate]:
-    candidates: list[Candidate] = []
-    for count in COUNTS if pools else ():
-        rng = random.Random(f"{seed}/{count}")
-        states = {name: PredictorState(tuple(_balanced(pool, count, rng))) for name, pool in pools.items()}
-        candidates.append(Candidate(f"{kind}-{count}", kind, states))
-    return candidates
 
 
 def _signatures(program: Module) -> dict[str, Any]:

@@ -28,7 +28,7 @@ ERROR_RATE = 0.05
 """Chance that a race drops a candidate that is as good as the one that beat it."""
 UNFINISHED = "the budget ran out"
 """How the reason begins why a candidate was dropped that no other has beaten."""
-HOPELESS = 0.1
+HOPELESS = 0.15
 """A candidate is given up where, as good as the leader from here on, it would end ahead with less than this chance."""
 LUCK = 0.1
 """A better candidate is a gain where by chance it would be as much better with less than this probability."""
@@ -104,11 +104,11 @@ def paired_p_value(better: Sequence[float], worse: Sequence[float], seed: int) -
     return (extreme + 1) / (FLIPS + 1)
 
 
-def gains(better: Standing, worse: Standing, seed: int) -> bool:
-    """Whether a candidate is better by more than `LUCK`, on the examples that both have seen."""
+def gains(better: Standing, worse: Standing, seed: int, luck: float = LUCK) -> bool:
+    """Whether a candidate is better by more than luck, on the examples that both have seen."""
     seen = min(len(better.outcomes), len(worse.outcomes))
     ahead, behind = ([outcome.score for outcome in standing.outcomes[:seen]] for standing in (better, worse))
-    return paired_p_value(ahead, behind, seed) < LUCK
+    return paired_p_value(ahead, behind, seed) < luck
 
 
 def chance_to_lead(behind: Sequence[float], leader: Sequence[float], remaining: int, seed: int) -> float:
@@ -123,8 +123,8 @@ def chance_to_lead(behind: Sequence[float], leader: Sequence[float], remaining: 
 
 
 def blocks_of(order: Sequence[int]) -> list[Sequence[int]]:
-    """Four blocks, but none under 12 examples: a test on fewer can hardly reject anything."""
-    count = max(1, min(4, len(order) // 12))
+    """Eight blocks, but none under 12 examples: a test on fewer can hardly reject anything."""
+    count = max(1, min(8, len(order) // 12))
     bounds = [round(i * len(order) / count) for i in range(count + 1)]
     return [order[a:b] for a, b in pairwise(bounds)]
 

@@ -15,7 +15,7 @@ from .work import total_work, work
 
 PATIENCE = 8
 """Combinations without a gain after which the search ends; those of one knob, tried first, do not count."""
-SHARE = 0.5
+SHARE = 0.25
 """Of the work of all passes before it, what the search may do without a gain."""
 
 

@@ -81,7 +81,7 @@ def test_a_teacher_bootstraps_what_the_program_cannot(tmp_path):
     result, _ = run(tmp_path, right_with_demonstrations, teacher=teacher)
     shown = {row.name for row in result.report.rows}
     assert {"bootstrapped-4", "bootstrapped-8"} <= shown
-    assert teacher.calls == 30
+    assert teacher.calls == 16, "that many examples are enough where all pass"
 
 
 def test_every_candidate_and_example_is_a_row(tmp_path):

@@ -59,10 +59,13 @@ def test_nothing_is_drawn_again_once_enough_pass(passing, rounds):
     assert len(context.asked) == rounds
 
 
-def test_where_labels_say_all_every_example_runs_once():
-    context = Context(lambda i, draw: 0.0)
-    bootstrap(None, START, context, again=False)
-    assert [draw for draw, _ in context.asked] == [0]
+@pytest.mark.parametrize(("score", "count"), [(1.0, WANTED), (0.0, 40)])
+def test_where_labels_say_all_examples_run_once_until_enough_pass(score, count):
+    context = Context(lambda i, draw: score)
+    runs = bootstrap(None, START, context, again=False)
+    assert {draw for draw, _ in context.asked} == {0}
+    asked = [i for _, indices in context.asked for i in indices]
+    assert len(set(asked)) == len(asked) == len(runs) == count
 
 
 @pytest.mark.parametrize("left", [0, 1, 2])

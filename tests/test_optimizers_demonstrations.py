@@ -83,6 +83,45 @@ def test_others_are_raced_against_the_best_of_the_nearest():
     assert all("nearest-8" in reason for reason in dropped.values())
 
 
+class Helped(Context):
+    """Right on the share of dev examples that `worth` gives the kind of a candidate's demonstrations, half of those it does
+    not name; without any on a tenth."""
+
+    def __init__(self, worth=None, **options):
+        super().__init__(**options)
+        self.worth = worth or {}
+
+    def evaluate(self, program, candidate, indices):
+        self.seen[candidate.name] = candidate
+        share = self.worth.get(candidate.origin, 0.5) if candidate.states else 0.1
+        return [Outcome(float((7 * i + 3) % 20 < 20 * share)) for i in indices]
+
+
+@pytest.mark.parametrize(
+    ("worth", "more"),
+    [
+        ({"labelled": 0.5, "bootstrapped": 0.5}, {"labelled", "bootstrapped"}),
+        ({"labelled": 0.6, "bootstrapped": 0.15}, {"labelled"}),
+        ({"labelled": 0.2, "bootstrapped": 0.0}, set()),
+    ],
+)
+def test_eight_are_tried_only_of_kinds_of_which_four_are_better_than_none(worth, more):
+    traces = [(PredictorTrace("self", {"item": f"item {i}"}, {"bin": "paper"}),) for i in range(9)]
+    passed = [Rollout(EXAMPLES[i], 1.0, trace) for i, trace in enumerate(traces)]
+    context = Helped({"nearest": 0.0, **worth}, rollouts=passed)
+    Demonstrations().run(still.Predict(Sort), BASELINE, context)
+    shown = {(c.origin, c.demonstration_count) for c in context.seen.values() if c.states and c.origin != "nearest"}
+    assert shown == {("labelled", 4), ("bootstrapped", 4), *((kind, 8) for kind in more)}
+
+
+def test_neighbours_that_a_selection_would_not_keep_are_not_built_upon():
+    result = Demonstrations().run(still.Predict(Sort), BASELINE, Helped({"nearest": 0.2, "labelled": 0.0}))
+    standings = {s.candidate.name: s for s in result.standings}
+    assert standings["nearest-4"].mean > standings["baseline"].mean
+    assert standings["nearest-4"].dropped is None
+    assert result.winner is BASELINE, "two examples of twenty may be luck"
+
+
 def propose(program, context):
     result = Demonstrations().run(program, BASELINE, context)
     assert result.winner is BASELINE, "all score the same: the simplest stays"
@@ -90,7 +129,9 @@ def propose(program, context):
 
 
 def test_labelled_draws_show_rare_labels_too():
-    _, seen = propose(still.Predict(Sort), Context())
+    context = Helped()
+    Demonstrations().run(still.Predict(Sort), BASELINE, context)
+    seen = context.seen
     for name in ("labelled-4a", "labelled-4b", "labelled-8a", "labelled-8b"):
         shown = [d["bin"] for d in seen[name].states["self"].demonstrations]
         assert set(shown) == set(BINS), "24 of 30 examples are glass; a blind draw would show little else"
@@ -173,8 +214,9 @@ def test_beside_what_is_taught_the_others_show_what_passed():
         fed(1, PredictorTrace("first", {"item": "item 1"}, {"hint": "hard"}), second("hard", "glass"), score=1.0),
         fed(25, PredictorTrace("first", {"item": "item 25"}, {"hint": "soft"}), second("soft", "wood")),
     ]
-    _, seen = propose(Fed(), Context(rollouts=runs))
-    states = seen["taught-8"].states
+    context = Helped(rollouts=runs)
+    Demonstrations().run(Fed(), BASELINE, context)
+    states = context.seen["taught-8"].states
     assert [d["hint"] for d in states["first"].demonstrations] == ["hard"]
     assert {d["bin"] for d in states["second"].demonstrations} == {EXAMPLES[1].bin, EXAMPLES[25].bin}
 

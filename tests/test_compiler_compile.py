@@ -103,6 +103,16 @@ def test_the_same_compile_again_calls_no_model(tmp_path):
     assert second.report.resumed > 0
 
 
+def test_a_ledger_is_opened_only_for_what_it_has(tmp_path, monkeypatch):
+    asked = []
+    lookup = still.Ledger.lookup
+    monkeypatch.setattr(still.Ledger, "lookup", lambda ledger, ids: lookup(ledger, asked.append(set(ids)) or ids))
+    run(tmp_path, right_with_demonstrations, level="O0")
+    assert asked == []
+    run(tmp_path, right_with_demonstrations)
+    assert len(set().union(*asked)) == 36, "the baseline on dev, which was there"
+
+
 def test_another_metric_is_computed_from_stored_predictions(tmp_path):
     run(tmp_path, right_with_demonstrations)
     result, lm = run(tmp_path, right_with_demonstrations, metric=lambda example, prediction: prediction.bin == "glass")

@@ -86,6 +86,25 @@ def test_rows_come_back_as_they_were(ledger):
     assert ledger.candidates("r2") == []
 
 
+def test_the_ids_of_a_model_are_those_in_the_file_and_in_the_queue(ledger):
+    for key, model in (("a", "md"), ("b", "other"), ("c", "md")):
+        ledger.record(evaluation(key, model_digest=model))
+    assert ledger.evaluation_ids("md") == {"a", "c"}
+    ledger.record(evaluation("d"))
+    assert ledger.evaluation_ids("md") == {"a", "c", "d"}
+    assert ledger.evaluation_ids("unknown") == frozenset()
+
+
+def test_rows_that_come_mixed_are_all_written_and_updates_keep_their_order(ledger):
+    for i in range(300):
+        ledger.record(evaluation(i % 250))
+        ledger.record(candidate(f"c{i}"))
+        ledger.record(replace(RUN, status=f"at {i}"))
+    assert len(ledger.evaluations()) == 250
+    assert len(ledger.candidates()) == 300
+    assert [run.status for run in ledger.runs()] == ["at 299"]
+
+
 def test_a_run_is_updated_the_rest_is_not(ledger):
     ledger.record(RUN)
     ledger.record(replace(RUN, status="done", finished_at=datetime.now(UTC), result={"score": 1}))

@@ -16,7 +16,7 @@ from .context import PERFECT, EvaluationContext, Forecast, Outcome, PassResult, 
 from .credit import blame, called, draw_predictor
 from .pareto import pick_parent
 from .proposals import Failure, proposals
-from .racing import challenge, measure, race
+from .racing import challenge, gains, measure, race
 from .rewrites import rewrites
 from .work import total_work, work
 
@@ -112,8 +112,9 @@ def _rewritten(
             left = f"instructions: {len(made) - number} of {len(made)} rewrites left out"
             return standings, (f"{left}: those before had brought nothing for {SHARE:.0%} of all work",)
         found, leads = challenge(program, standings[0].candidate, candidate, context)
+        # Ahead by an example or two it is kept, but it is no reason to go on.
+        wasted = 0 if leads and gains(found, standings[0], context.seed) else wasted + work(found)
         standings = [found, *standings] if leads else [*standings, found]
-        wasted = 0 if leads else wasted + work(found)
     return standings, ()
 
 

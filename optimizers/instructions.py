@@ -25,14 +25,14 @@ PROPOSALS = 4
 ROUNDS = 6
 """Reflections that follow, each on the failures of one candidate of the Pareto front."""
 SHARE = 0.25
-"""Of the work of all passes before it, what rewrites may cost that bring nothing."""
+"""Of the work of all passes before it, what rewrites may cost that bring no gain."""
 
 
 class Instructions:
     """Try other instructions, predictor by predictor, on top of the demonstrations that won.
 
     First the rewrites of `rewrites.py`, one after the other. Where demonstrations are chosen per input each costs as much as
-    those did: those that bring nothing end it when they come to `SHARE` of the work of the passes before. With a teacher
+    those did: those that bring no gain end it when they come to `SHARE` of the work of the passes before. With a teacher
     (any dspy.LM) its proposals follow, and then reflection: in each
     round a candidate is drawn from the Pareto front over examples, the teacher sees what went wrong with it (the metric's
     feedback) and writes new instructions, which are kept if they race well (after Agrawal et al., GEPA, 2025). In a program
@@ -110,7 +110,7 @@ def _rewritten(
     for number, candidate in enumerate(made):
         if wasted > affordable:
             left = f"instructions: {len(made) - number} of {len(made)} rewrites left out"
-            return standings, (f"{left}: those before had brought nothing for {SHARE:.0%} of all work",)
+            return standings, (f"{left}: those before had brought no gain for {SHARE:.0%} of all work",)
         found, leads = challenge(program, standings[0].candidate, candidate, context)
         # Ahead by an example or two it is kept, but it is no reason to go on.
         wasted = 0 if leads and gains(found, standings[0], context.seed) else wasted + work(found)

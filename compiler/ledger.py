@@ -133,8 +133,7 @@ class Ledger:
     def evaluation_ids(self, model: str) -> frozenset[str]:
         """Ids of all evaluations there are of the model with this digest."""
         self._settle()
-        statement = f"SELECT evaluation_id FROM {EvaluationRow.TABLE} WHERE model_digest = $1"
-        rows = self._file.use(lambda connection: connection.execute(statement, [model]).fetchall(), read_only=True)
+        rows = self._fetch(f"SELECT evaluation_id FROM {EvaluationRow.TABLE} WHERE model_digest = $1", [model])
         return frozenset(found for (found,) in rows)
 
     def evaluations(self, run_id: str | None = None, candidate_id: str | None = None) -> list[EvaluationRow]:
@@ -179,8 +178,10 @@ class Ledger:
 
     def _read(self, kind: type[R], where: str, values: list[Any]) -> list[R]:
         statement = f"SELECT {', '.join(kind.columns())} FROM {kind.TABLE} WHERE {where}"
-        rows = self._file.use(lambda connection: connection.execute(statement, values).fetchall(), read_only=True)
-        return [kind.from_sql(row) for row in rows]
+        return [kind.from_sql(row) for row in self._fetch(statement, values)]
+
+    def _fetch(self, statement: str, values: list[Any]) -> list[tuple[Any, ...]]:
+        return self._file.use(lambda connection: connection.execute(statement, values).fetchall(), read_only=True)
 
     def _settle(self) -> None:
         """Reading sees what was recorded here; a closed ledger can still be read."""

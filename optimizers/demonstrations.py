@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
 from ..errors import ModelError
@@ -128,16 +127,17 @@ def _race_nearest(
 ) -> list[Standing]:
     """Race the nearest demonstrations, more of them only where few of them bring a gain: no two inputs share theirs,
     so that they are what costs most. The best comes first, or the baseline where a selection would keep that."""
-    standings = race(program, [baseline, *nearest[:1]], context)
-    for fewer, more in pairwise(nearest):
-        none, few = (next(s for s in standings if s.candidate is each) for each in (baseline, fewer))
-        if few.dropped is None and not _is_kept(few, none, context):
-            return [none, few]
-        if few.dropped is not None or not gains(few, none, context.seed):
-            break
-        found, leads = challenge(program, standings[0].candidate, more, context)
-        standings = [found, *standings] if leads else [*standings, found]
-    return standings
+    if not nearest:
+        return race(program, [baseline], context)
+    few, more = nearest
+    standings = race(program, [baseline, few], context)
+    none, some = (next(s for s in standings if s.candidate is each) for each in (baseline, few))
+    if not _is_kept(some, none, context):
+        return [none, some]
+    if not gains(some, none, context.seed):
+        return standings
+    found, leads = challenge(program, few, more, context)
+    return [found, *standings] if leads else [*standings, found]
 
 
 def _race_fixed(
@@ -155,13 +155,14 @@ def _race_fixed(
         drawn = [each for kind in pools if kind in kinds for each in _drawn(kind, pools[kind], count, context.seed)]
         raced = race(program, unique([standings[0].candidate, *drawn]), context)
         standings = [*raced, *standings]
-        kinds = {s.candidate.origin for s in raced if s.dropped is None and _is_kept(s, none, context)}
+        kinds = {s.candidate.origin for s in raced if _is_kept(s, none, context)}
     return standings
 
 
 def _is_kept(standing: Standing, none: Standing, context: EvaluationContext) -> bool:
-    """Whether a selection would keep these demonstrations rather than none. Upon others nothing is built."""
-    return gains(standing, none, context.seed, 1.0 - CONFIDENCE)
+    """Whether these demonstrations held out, and a selection would keep them rather than none. Upon others nothing is
+    built."""
+    return standing.dropped is None and gains(standing, none, context.seed, 1.0 - CONFIDENCE)
 
 
 def _balanced(pool: Sequence[Demonstration], count: int, rng: random.Random) -> list[Demonstration]:

@@ -46,17 +46,26 @@ class Context:
 BASELINE = Candidate("baseline", "baseline")
 
 
-class Valued(Context):
+class Shares(Context):
+    """A candidate is right on the share of dev examples that `share` gives it."""
+
+    def share(self, candidate):
+        raise NotImplementedError
+
+    def evaluate(self, program, candidate, indices):
+        self.seen[candidate.name] = candidate
+        return [Outcome(float((7 * i + 3) % 20 < 20 * self.share(candidate))) for i in indices]
+
+
+class Valued(Shares):
     """Right on the share of dev examples that `worth` gives the number of a candidate's nearest demonstrations."""
 
     def __init__(self, worth, train=EXAMPLES):
         super().__init__(train)
         self.dev, self.worth = EXAMPLES * 2, worth
 
-    def evaluate(self, program, candidate, indices):
-        self.seen[candidate.name] = candidate
-        share = self.worth.get(candidate.states["self"].nearest, 0.1) if candidate.states else 0.1
-        return [Outcome(float((7 * i + 3) % 20 < 20 * share)) for i in indices]
+    def share(self, candidate):
+        return self.worth.get(candidate.states["self"].nearest, 0.1) if candidate.states else 0.1
 
 
 @pytest.mark.parametrize(
@@ -83,7 +92,7 @@ def test_others_are_raced_against_the_best_of_the_nearest():
     assert all("nearest-8" in reason for reason in dropped.values())
 
 
-class Helped(Context):
+class Helped(Shares):
     """Right on the share of dev examples that `worth` gives the kind of a candidate's demonstrations, half of those it does
     not name; without any on a tenth."""
 
@@ -91,10 +100,8 @@ class Helped(Context):
         super().__init__(**options)
         self.worth = worth or {}
 
-    def evaluate(self, program, candidate, indices):
-        self.seen[candidate.name] = candidate
-        share = self.worth.get(candidate.origin, 0.5) if candidate.states else 0.1
-        return [Outcome(float((7 * i + 3) % 20 < 20 * share)) for i in indices]
+    def share(self, candidate):
+        return self.worth.get(candidate.origin, 0.5) if candidate.states else 0.1
 
 
 @pytest.mark.parametrize(

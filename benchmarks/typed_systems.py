@@ -20,7 +20,8 @@ from typed_sets import Row
 
 SERVER_THREADS = 8
 STILL_THREADS = 64
-SLOT_TOKENS = 4096
+SLOT_TOKENS = 8192
+"""What the model was trained for. Eight demonstrations of facility_support take more than half of it."""
 
 
 class System:

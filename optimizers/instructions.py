@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import zip_longest
@@ -18,21 +17,19 @@ from .pareto import pick_parent
 from .proposals import Failure, proposals
 from .racing import challenge, gains, measure, race
 from .rewrites import rewrites
-from .work import total_work, work
+from .work import SHARE, Allowance
 
 PROPOSALS = 4
 """Instructions that a teacher proposes for each predictor at first."""
 ROUNDS = 6
 """Reflections that follow, each on the failures of one candidate of the Pareto front."""
-SHARE = 0.25
-"""Of the work of all passes before it, what rewrites may cost that bring no gain."""
 
 
 class Instructions:
     """Try other instructions, predictor by predictor, on top of the demonstrations that won.
 
     First the rewrites of `rewrites.py`, one after the other. Where demonstrations are chosen per input each costs as much as
-    those did: those that bring no gain end it when they come to `SHARE` of the work of the passes before. With a teacher
+    those did: those that bring no gain end it when they are more work than `work.Allowance` has. With a teacher
     (any dspy.LM) its proposals follow, and then reflection: in each
     round a candidate is drawn from the Pareto front over examples, the teacher sees what went wrong with it (the metric's
     feedback) and writes new instructions, which are kept if they race well (after Agrawal et al., GEPA, 2025). In a program
@@ -106,14 +103,14 @@ def _rewritten(
     made = _rewrites(program, baseline, context, used)
     context.expect(len(made) * len(context.dev))
     standings = [measure(program, baseline, context)]
-    wasted, affordable = 0, SHARE * total_work(context.history) or math.inf
+    allowance = Allowance(context.history)
     for number, candidate in enumerate(made):
-        if wasted > affordable:
+        if allowance.is_spent:
             left = f"instructions: {len(made) - number} of {len(made)} rewrites left out"
             return standings, (f"{left}: those before had brought no gain for {SHARE:.0%} of all work",)
         found, leads = challenge(program, standings[0].candidate, candidate, context)
         # Ahead by an example or two it is kept, but it is no reason to go on.
-        wasted = 0 if leads and gains(found, standings[0], context.seed) else wasted + work(found)
+        allowance.book(found, leads and gains(found, standings[0], context.seed))
         standings = [found, *standings] if leads else [*standings, found]
     return standings, ()
 

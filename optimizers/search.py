@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from itertools import cycle, islice
 
 from ..signatures.bridge import Module
@@ -11,12 +10,10 @@ from .context import PERFECT, EvaluationContext, Forecast, PassResult, Standing,
 from .guide import TRIALS, Guide
 from .racing import challenge, gains, race, size
 from .space import difference, make_space
-from .work import total_work, work
+from .work import Allowance
 
 PATIENCE = 8
 """Combinations without a gain after which the search ends; those of one knob, tried first, do not count."""
-SHARE = 0.25
-"""Of the work of all passes before it, what the search may do without a gain."""
 
 
 class Search:
@@ -30,7 +27,7 @@ class Search:
 
     def run(self, program: Module, baseline: Candidate, context: EvaluationContext) -> PassResult:
         """Try up to `TRIALS` combinations; stop early when `PATIENCE` of them in a row bring nothing, or when those that
-        brought nothing since the last gain come to `SHARE` of the work of the passes before."""
+        brought nothing since the last gain are more work than `work.Allowance` has."""
         space = make_space(program, baseline, context.history)
         if space.size < 2:
             return PassResult(baseline, (), ("nothing to combine: one state per predictor, and no knobs",))
@@ -39,7 +36,7 @@ class Search:
         if is_perfect(best.outcomes):
             return PassResult(baseline, (best,), (f"search: {PERFECT}",))
         found: list[Standing] = []
-        since, wasted, affordable = 0, 0, SHARE * total_work(context.history) or math.inf
+        since, allowance = 0, Allowance(context.history)
         context.expect(TRIALS * len(context.dev))
         guide = Guide(space, best, context.history, context.seed)
         for values in guide.propose():
@@ -47,12 +44,14 @@ class Search:
             standing, leads = challenge(program, best.candidate, candidate, context)
             guide.learn(standing)
             found.append(standing)
-            since, wasted = since + (not guide.is_alone(candidate)), wasted + work(standing)
-            if leads and gains(standing, best, context.seed):
-                best, since, wasted = standing, 0, 0
+            gained = leads and gains(standing, best, context.seed)
+            allowance.book(standing, gained)
+            since = 0 if gained else since + (not guide.is_alone(candidate))
+            if gained:
+                best = standing
             elif leads and size(candidate) <= size(best.candidate):
                 best = standing  # ahead by an example or two, which is no reason to go on, nor for more demonstrations
-            if len(found) == TRIALS or since > PATIENCE or wasted > affordable:
+            if len(found) == TRIALS or since > PATIENCE or allowance.is_spent:
                 break
         return PassResult(best.candidate, (best, *(s for s in found if s is not best)))
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 
 from .context import Standing
+
+SHARE = 0.25
+"""Of the work of all passes before it, what a pass may do in a row that brings no gain."""
 
 
 def work(standing: Standing) -> int:
@@ -29,3 +33,19 @@ def total_work(standings: Iterable[Standing]) -> int:
         key = standing.candidate.digest
         largest[key] = max(largest.get(key, 0), work(standing))
     return sum(largest.values())
+
+
+class Allowance:
+    """The work that a pass may do without a gain: `SHARE` of that of the passes before it. Where they did none, any."""
+
+    def __init__(self, history: Sequence[Standing]) -> None:
+        self._left = self._whole = SHARE * total_work(history) or math.inf
+
+    def book(self, standing: Standing, gained: bool) -> None:
+        """Count a candidate's runs; after a gain all is allowed again."""
+        self._left = self._whole if gained else self._left - work(standing)
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether more than is allowed has brought nothing."""
+        return self._left < 0

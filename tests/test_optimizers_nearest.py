@@ -16,8 +16,7 @@ from still.backends.retrieval.embedding import embedder_of
 from still.backends.retrieval.encoder import SentenceEncoder
 from still.errors import ArtifactError, ModelError
 from still.optimizers import demonstrations as demonstrations_module
-from still.optimizers import search as search_module
-from still.optimizers import similarity
+from still.optimizers import similarity, work
 from still.optimizers.candidate import Candidate, PredictorState, current_state
 from still.optimizers.context import Outcome, Standing
 from still.optimizers.demonstrations import Demonstrations
@@ -292,7 +291,7 @@ def test_a_search_tries_other_neighbours_and_keeps_what_is_better(tmp_path, monk
         lost = shown != 2 and sum(map(ord, inputs["message"])) % 4 == 0
         return {"team": "broken" if lost or last != f"team: {wanted}" else wanted}
 
-    monkeypatch.setattr(search_module, "SHARE", math.inf)
+    monkeypatch.setattr(work, "SHARE", math.inf)
     result = compiled(tmp_path, answer, passes=(Demonstrations(), Search()))
     tried = " ".join(row.name for row in result.report.rows)
     assert all(name in tried for name in ("neighbours by words", "balanced neighbours", "2 neighbours"))

@@ -2,7 +2,7 @@
 
 from still.optimizers.candidate import Candidate, PredictorState
 from still.optimizers.context import Outcome, Standing
-from still.optimizers.work import total_work, work
+from still.optimizers.work import SHARE, Allowance, total_work, work
 
 
 def standing(name, prompts, nearest=None, cached=0):
@@ -20,3 +20,22 @@ def test_what_prompts_begin_with_counts_once_unless_it_is_chosen_per_input():
 def test_a_candidate_that_was_measured_twice_counts_once():
     short, long = standing("a", [10]), standing("a", [10, 20])
     assert total_work([short, long, standing("b", [5])]) == work(long) + work(standing("b", [5]))
+
+
+def test_an_allowance_is_a_share_of_earlier_work_and_whole_again_after_a_gain():
+    before, waste = standing("before", [98]), standing("waste", [8])
+    allowance = Allowance([before])
+    affordable = int(SHARE * work(before)) // work(waste)
+    for _ in range(affordable):
+        allowance.book(waste, gained=False)
+        assert not allowance.is_spent
+    allowance.book(waste, gained=True)
+    for spent in (*[False] * affordable, True):
+        allowance.book(waste, gained=False)
+        assert allowance.is_spent == spent
+
+
+def test_where_nothing_was_done_before_anything_is_allowed():
+    allowance = Allowance([])
+    allowance.book(standing("much", [10**6]), gained=False)
+    assert not allowance.is_spent

@@ -16,6 +16,7 @@ from pydantic.errors import PydanticUserError
 from pydantic_core import SchemaError
 
 from ..errors import ConstraintError, SignatureError
+from ..grammars import compile_grammar
 from .aliases import unwrap
 from .choice import Choice, choice_texts
 from .cited import Cited, CitedConstraint
@@ -199,19 +200,18 @@ def _json(field: str, declared: Any) -> JsonConstraint:
 @lru_cache(maxsize=1024)
 def check_possible(constraint: Constraint) -> None:
     """Raise `SignatureError` if llguidance cannot compile the grammar or nothing satisfies it."""
-    from llguidance import LLMatcher, LLTokenizer
+    from llguidance import LLTokenizer
 
-    matcher = LLMatcher(LLTokenizer("byte"), 'start: " " value\n' + constraint.rules("value"), log_level=0)
-    if not matcher.is_error():
-        matcher.consume_token(ord(" "))
-        # With nothing to go on with, the matcher fails and its mask says only: end.
-        mask = int.from_bytes(matcher.compute_bitmask(), "little")
-        if mask & (2**256 - 1) and not matcher.is_error():
-            return
-        why = "no value satisfies it"
-    else:
-        why = matcher.get_error().strip().splitlines()[0]
-    raise _unsupported(constraint.field, constraint.annotation, why)
+    try:
+        matcher = compile_grammar(LLTokenizer("byte"), 'start: " " value\n' + constraint.rules("value"))
+    except ValueError as error:
+        why = str(error).strip().splitlines()[0]
+        raise _unsupported(constraint.field, constraint.annotation, why) from error
+    matcher.consume_token(ord(" "))
+    # With nothing to go on with, the matcher fails and its mask says only: end.
+    mask = int.from_bytes(matcher.compute_bitmask(), "little")
+    if not mask & (2**256 - 1) or matcher.is_error():
+        raise _unsupported(constraint.field, constraint.annotation, "no value satisfies it")
 
 
 def _unsupported(field: str, annotation: Any, why: str) -> SignatureError:

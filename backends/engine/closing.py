@@ -9,26 +9,33 @@ from typing import NamedTuple
 
 import llguidance
 
+from ...grammars import compile_grammar
+
 PREFERRED = b'.0a"}]'
 """Bytes tried first: of completions of the same length, the one that reads best."""
 MAX_STATES = 20_000
+MANY = 6
+"""So many bytes that may follow are a class of characters; fewer may be the beginnings of options."""
 
 
 def shortest_completion(grammar: str, written: bytes, limit: int) -> bytes | None:
     """Return the shortest text (UTF-8) that completes `written` under a Lark grammar; None if it has over `limit` bytes.
 
-    Dijkstra's algorithm over the grammar's bytes. States that allow the same next bytes at the same place count as one: a
-    parser's state cannot be compared, and what else tells such states apart seldom matters for the end. Raises
-    `ValueError` if the grammar does not compile or does not allow `written`.
+    A* (Hart, Nilsson and Raphael, 1968) over the grammar's bytes, by what is open. States that allow the same next bytes at
+    the same place count as one: a parser's state cannot be compared, and what else tells such states apart seldom matters
+    for the end. Raises `ValueError` if the grammar does not compile or does not allow `written`.
     """
-    start = _compile(grammar).deep_copy()
+    compiled = _compile(grammar)
+    start = compiled.matcher.deep_copy()
     if written and start.try_consume_tokens(list(written)) != len(written):
         raise ValueError(f"the grammar does not allow {written!r}")
-    alphabet = _alphabet(grammar)
-    nested = "%json" in grammar
     order = count()
     states: list[tuple[int, int, llguidance.LLMatcher, bytes, Place]] = []
-    heapq.heappush(states, (0, next(order), start, b"", Place().after(written, nested)))
+
+    def push(matcher: llguidance.LLMatcher, text: bytes, place: Place) -> None:
+        heapq.heappush(states, (len(text) + place.left, next(order), matcher, text, place))
+
+    push(start, b"", Place().after(written, compiled.nested))
     seen: set[tuple[bytes, Place]] = set()
     while states and len(seen) < MAX_STATES:
         _, _, matcher, text, place = heapq.heappop(states)
@@ -38,20 +45,15 @@ def shortest_completion(grammar: str, written: bytes, limit: int) -> bytes | Non
         if forced:
             matcher.consume_tokens(list(forced))
             if len(text) + len(forced) <= limit:
-                further = place.after(forced, nested)
-                heapq.heappush(
-                    states, (len(text) + len(forced) + further.left, next(order), matcher, text + forced, further)
-                )
+                push(matcher, text + forced, place.after(forced, compiled.nested))
             continue
         mask = matcher.compute_bitmask()
         if (mask, place) in seen or len(text) == limit:
             continue
         seen.add((mask, place))
-        for byte in _allowed(mask, alphabet):
-            after, one = matcher.deep_copy(), bytes([byte])
-            after.consume_token(byte)
-            further = place.after(one, nested)
-            heapq.heappush(states, (len(text) + 1 + further.left, next(order), after, text + one, further))
+        for byte in compiled.tried(matcher, mask, place):
+            one = bytes([byte])
+            push(_after(matcher, byte), text + one, place.after(one, compiled.nested))
     return None
 
 
@@ -89,20 +91,44 @@ class Place(NamedTuple):
         return Place(depth, quoted, escaped, marks, offset)
 
 
-def _allowed(mask: bytes, alphabet: bytes) -> list[int]:
-    """The allowed bytes among the alphabet's, or among all where there are none."""
-    known = [byte for byte in alphabet if mask[byte // 8] >> (byte % 8) & 1]
-    return known or [byte for byte in range(256) if mask[byte // 8] >> (byte % 8) & 1]
+class _Grammar:
+    """A compiled grammar, and which bytes are tried where: of those that it names, or of all where none of them is allowed.
+
+    What a grammar names is what can bring a text to its end; any other byte is as good as the next. Of a class of
+    characters those after which the same may follow are one, too. They are told apart by trying each, once: wherever else
+    the same bytes are allowed, the same of them are taken to matter.
+    """
+
+    def __init__(self, grammar: str) -> None:
+        self.matcher = compile_grammar(llguidance.LLTokenizer("byte"), grammar)
+        self.nested = "%json" in grammar
+        self._alphabet = bytes(dict.fromkeys(PREFERRED + b"\n" + grammar.encode()))
+        self._tried: dict[tuple[bytes, bool], list[int]] = {}
+
+    def tried(self, matcher: llguidance.LLMatcher, mask: bytes, place: Place) -> list[int]:
+        """The bytes to go on with where these are allowed; mask: uint8 [32], bit set = allowed."""
+        known = mask, place.quoted
+        if known not in self._tried:
+            self._tried[known] = self._distinct(matcher, mask, place)
+        return self._tried[known]
+
+    def _distinct(self, matcher: llguidance.LLMatcher, mask: bytes, place: Place) -> list[int]:
+        allowed = [byte for byte in self._alphabet if mask[byte // 8] >> (byte % 8) & 1]
+        allowed = allowed or [byte for byte in range(256) if mask[byte // 8] >> (byte % 8) & 1]
+        if len(allowed) < MANY:
+            return allowed
+        first: dict[tuple[bool, bytes, bytes, Place], int] = {}
+        for byte in allowed:
+            after = _after(matcher, byte)
+            follows = after.is_accepting(), after.compute_ff_bytes(), after.compute_bitmask()
+            first.setdefault((*follows, place.after(bytes([byte]), self.nested)), byte)
+        return list(first.values())
 
 
-def _alphabet(grammar: str) -> bytes:
-    # What a grammar names is what can bring a text to its end; any other byte is as good as the next.
-    return bytes(dict.fromkeys(PREFERRED + b"\n" + grammar.encode()))
+def _after(matcher: llguidance.LLMatcher, byte: int) -> llguidance.LLMatcher:
+    copy = matcher.deep_copy()
+    copy.consume_token(byte)
+    return copy
 
 
-@lru_cache(maxsize=256)
-def _compile(grammar: str) -> llguidance.LLMatcher:
-    matcher = llguidance.LLMatcher(llguidance.LLTokenizer("byte"), grammar, log_level=0)
-    if matcher.is_error():
-        raise ValueError(matcher.get_error())
-    return matcher
+_compile = lru_cache(maxsize=256)(_Grammar)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import EngineError
+from ...grammars import compile_grammar
 from .closing import shortest_completion
 
 MAX_CLOSING_BYTES = 4096
@@ -118,7 +119,7 @@ class GrammarCompiler:
         return Matcher(self._compile(grammar).deep_copy(), self._tokenizer, grammar)
 
     def _compile_uncached(self, grammar: str) -> llguidance.LLMatcher:
-        matcher = llguidance.LLMatcher(self._tokenizer, grammar, log_level=0)
-        if matcher.is_error():
-            raise EngineError(f"grammar does not compile: {matcher.get_error()}\n{grammar}")
-        return matcher
+        try:
+            return compile_grammar(self._tokenizer, grammar)
+        except ValueError as error:
+            raise EngineError(f"grammar does not compile: {error}\n{grammar}") from error

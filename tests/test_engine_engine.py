@@ -41,6 +41,22 @@ def test_batched_requests_answer_as_alone(tiny_model):
             assert fresh.submit(request).result().steps[0].tokens == tokens
 
 
+@pytest.mark.parametrize("samples", [1, 3])
+def test_a_request_that_breaks_leaves_the_others_alone(engine, samples):
+    """A grammar that turns out not to compile when its step is reached, in the middle of a batch."""
+    tokenizer = engine.model.tokenizer
+    good = [Request(prompt(tokenizer, i, 30 + i), (Decode(12, ignore_eos=True),)) for i in range(4)]
+    alone = [engine.submit(request).result().steps[0].tokens for request in good]
+    bad = Request(prompt(tokenizer, 9, 20), (Decode(3, ignore_eos=True), Decode(3, "start: nowhere")), Sampling(0.8))
+    futures = [engine.submit(request) for request in good]
+    broken = engine.submit_samples(bad, samples)
+    futures += [engine.submit(request) for request in good]
+    for future in broken:
+        with pytest.raises(EngineError, match="does not compile"):
+            future.result()
+    assert [future.result().steps[0].tokens for future in futures] == alone * 2
+
+
 def test_a_prefix_is_computed_once_for_requests_that_arrive_together(engine):
     tokenizer = engine.model.tokenizer
     prefix = prompt(tokenizer, 1, 400)

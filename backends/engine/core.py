@@ -16,7 +16,7 @@ from .grammar import GrammarCompiler
 from .options import Growth, option_tree
 from .pages import PAGE_SIZE, PagePool
 from .request import END, Choose, Decode, Forced, Request, Usage
-from .runner import Computed, Runner
+from .runner import Computed, Runner, answerable
 from .scheduler import Plan, Scheduler
 from .sequence import Feed, Sequence, Vocabulary
 from .stats import Stats
@@ -91,10 +91,12 @@ class EngineCore:
             if sequence.growth is not None:
                 self._branch(sequence, sequence.growth)
             self._tell(sequence)
+        self._fail_broken()
         # A finished branch may finish what it is a branch of.
         while finished := [sequence for sequence in scheduler.sequences if sequence.finished]:
             for sequence in finished:
                 self._finish(sequence)
+        self._fail_broken()
 
     def fail_all(self, error: Exception) -> None:
         """Fail every request and start over with an empty cache: a step that broke may have left it half written."""
@@ -147,7 +149,8 @@ class EngineCore:
             return
         for member in [*reversed(sequence.part()), sequence]:
             self.scheduler.resume(member)
-            member.choose()
+            with answerable(member):
+                member.choose()
             self._tell(member)
 
     def _tell(self, sequence: Sequence) -> None:
@@ -164,6 +167,13 @@ class EngineCore:
         for usage in answer(sequence):
             self._stats.reused_tokens += usage.cached_tokens
             self._stats.jumped_tokens += usage.jumped_tokens
+
+    def _fail_broken(self) -> None:
+        """Answer the sequences that cannot go on, which is no reason why the others should not."""
+        for sequence in self.scheduler.sequences:
+            if sequence.error is not None:
+                self.scheduler.remove(sequence)
+                self.fail(sequence, sequence.error)
 
     def _count(self, plan: Plan, rows_drawn_from: int, drawn: int, seconds: float) -> None:
         stats = self._stats

@@ -61,7 +61,10 @@ class Matcher:
     def closing(self, written: list[int], limit: int) -> list[int]:
         """Consume and return the tokens of the shortest text that completes the grammar after `written`, all that was
         consumed so far. Empty if it takes more than `limit` tokens."""
-        text = shortest_completion(self._grammar, self._tokenizer.decode_bytes(written), MAX_CLOSING_BYTES)
+        try:
+            text = shortest_completion(self._grammar, self._tokenizer.decode_bytes(written), MAX_CLOSING_BYTES)
+        except ValueError as error:
+            raise EngineError(f"a value that was cut off cannot be brought to an end: {error}") from error
         tokens: list[int] = self._tokenizer.tokenize_bytes(text or b"")
         if len(tokens) > limit:
             return []

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import torch
 
+from ...errors import EngineError
 from ..models import Model
 from .batch import Batch, build_batch
 from .decoder import TorchDecoder
@@ -94,19 +97,22 @@ class Runner:
         for i, (sequence, _) in enumerate(drawing):
             if sequence.node is not None:
                 sequence.spread(logits[i], normalizers[i])
+            if sequence.node is not None or sequence.error is not None:
                 continue
             sampling, token = sequence.request.sampling, tokens[i]
             if sampling.temperature:
                 visible = allowed(masks[i : i + 1], logits.shape[1])[0]
                 token = draw(logits[i].masked_fill(~visible, float("-inf")), sampling, len(sequence.tokens))
-            sequence.accept(token, float(logits[i, token]) - normalizers[i])
+            with answerable(sequence):
+                sequence.accept(token, float(logits[i, token]) - normalizers[i])
 
     def _masks(self, sequences: list[Sequence]) -> Masks:
         """What each sequence's grammar allows next; everything where there is none."""
         masks = np.full((len(sequences), self._mask_words), -1, dtype=np.int32)
         for row, sequence in zip(masks, sequences, strict=True):
             if sequence.matcher is not None:
-                sequence.matcher.mask_into(row)
+                with answerable(sequence):
+                    sequence.matcher.mask_into(row)
             elif getattr(sequence.step, "ignore_eos", False):
                 for token in sequence.vocabulary.tokenizer.eos_ids:
                     row[token // 32] &= ~np.int32(1 << token % 32) if token % 32 < 31 else np.int32(0x7FFFFFFF)
@@ -128,4 +134,14 @@ class Runner:
             for i, (sequence, position, _) in enumerate(part):
                 token = sequence.pending_scores[position]
                 eos_ids = sequence.vocabulary.tokenizer.eos_ids
-                sequence.add_score(position, token_logprob(token, logits[i], normalizers[i], eos_ids))
+                with answerable(sequence):
+                    sequence.add_score(position, token_logprob(token, logits[i], normalizers[i], eos_ids))
+
+
+@contextmanager
+def answerable(sequence: Sequence) -> Iterator[None]:
+    """An `EngineError` in here is the sequence's own: the others of its batch go on."""
+    try:
+        yield
+    except EngineError as error:
+        sequence.error = error

@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 from ...errors import EngineError
 from .request import Sampling
 
-_BITS = torch.arange(32, dtype=torch.int32)
-
 Masks = NDArray[np.int32]
 """Bit masks of allowed tokens, [rows, ceil(vocab / 32)], bit set = allowed."""
 
@@ -34,8 +32,9 @@ def pick(logits: torch.Tensor, masks: Masks) -> Picks:
 
 def allowed(masks: Masks, vocab: int) -> torch.Tensor:
     """Unpack bit masks to bool [rows, vocab]."""
-    bits = (torch.from_numpy(masks)[:, :, None] >> _BITS).bitwise_and_(1).to(torch.bool)
-    return bits.view(len(masks), -1)[:, :vocab]
+    # In bytes of 8 tokens: both machines we run on put the lowest of a word's bytes first.
+    bits = np.unpackbits(masks.view(np.uint8), axis=1, count=vocab, bitorder="little")
+    return torch.from_numpy(bits).view(torch.bool)
 
 
 def check_normalizers(normalizers: list[float]) -> None:
@@ -65,7 +64,8 @@ def draw(logits: torch.Tensor, sampling: Sampling, position: int) -> int:
     # Philox is counter-based: (seed, position) is the whole state, nothing is carried from step to step.
     uniform = np.random.Generator(np.random.Philox(key=sampling.seed & (2**64 - 1), counter=position)).random()
     index = int(torch.searchsorted(cumulative, uniform * float(cumulative[-1]), right=True))
-    return min(index, int(probabilities.nonzero()[-1]))
+    # Where the product was rounded up to the whole mass, nothing is beyond it.
+    return index if index < len(cumulative) else int(probabilities.nonzero()[-1])
 
 
 def _nucleus(probabilities: torch.Tensor, top_p: float) -> torch.Tensor:

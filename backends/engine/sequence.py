@@ -65,6 +65,8 @@ class Sequence:
     results: list[StepResult] = field(default_factory=list)
     matcher: Matcher | None = None
     finished: bool = False
+    error: EngineError | None = None
+    """Why it cannot go on, where nothing but the request is to blame: its grammar, say."""
     _start: int = 0
     """Index in `tokens` where the current step began."""
     _logprobs: list[float] = field(default_factory=list)

@@ -106,7 +106,7 @@ def read_dspy(path: str | Path, program: Module) -> Candidate:
 def _losses(program: Module, knobs: Mapping[str, Any]) -> Iterator[str]:
     for name, predictor in program.named_predictors():
         state = current_state(predictor)
-        if state.nearest is not None:
+        if state.nearest:
             yield (
                 f"predictor {name!r}: the {state.nearest} demonstrations nearest to each input, of "
                 f"{len(state.demonstrations)}; {state.nearest} fixed ones in their place"

@@ -155,7 +155,7 @@ def prompt_text(predictor: Any) -> str:
     signature, demos = asked_signature(predictor), predictor.demos
     if not isinstance(demos, NearestDemonstrations):
         return str(lower(signature, list(demos)))
-    return f"{lower(signature, demos[: demos.count_per_input])}\n(in their place each input is shown {demos.about})"
+    return f"{lower(signature, demos[: demos.count_per_input])}\n({demos.about})"
 
 
 Settled = tuple[Outcome, Run]

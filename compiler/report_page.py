@@ -161,6 +161,7 @@ def _calibration(fit: CalibrationFit) -> str:
         f"{fit.predictor}.{fit.field}: expected calibration error {fit.error_before:.3f} before, "
         f"{fit.error_after:.3f} after; "
         f"accuracy {fit.accuracy_before:.3f} before, {fit.accuracy_after:.3f} after; temperature {fit.temperature:.2f}; "
+        f"{f'nearness to examples {fit.nearness:g}; ' if fit.nearness else ''}"
         f"{fit.examples} dev examples"
     )
     return f"<p>{escape(text)}</p>" + (reliability_svg(fit) if fit.reliability_before else "")

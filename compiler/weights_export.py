@@ -124,10 +124,9 @@ def _conversation(program: Module | None) -> tuple[Conversation, tuple[str, ...]
     ((name, predictor),) = predictors
     lost = [f"predictor {name!r}: its outputs' types are asked for, not enforced"]
     demos = predictor.demos
-    if isinstance(demos, NearestDemonstrations):
+    if isinstance(demos, NearestDemonstrations) and demos.count_per_input:
         lost.append(f"predictor {name!r}: demonstrations chosen per input")
-        demos = []
-    plan = lower(asked_signature(predictor), demos)
+    plan = lower(asked_signature(predictor), [] if isinstance(demos, NearestDemonstrations) else demos)
     first, *turns = plan.turns[:-2]
     shown = [(turn.role, turn.text) for turn in turns]
     return Conversation(first.text, shown, (f'Ask with: "{_asked(plan)}"',)), tuple(lost)

@@ -34,7 +34,8 @@ Demonstration = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class PredictorState:
-    """What one predictor is given: demonstrations, fixed or, with `nearest`, the closest `nearest` of them per input.
+    """What one predictor is given: demonstrations, fixed or, with `nearest`, the closest `nearest` of them per input; with 0
+    none is shown, and they only tell which options an input is near to.
 
     neighbours: which are the closest.
     """
@@ -47,6 +48,16 @@ class PredictorState:
     adapter: AdapterFolder | None = None
     """Trained weights that it answers with."""
     neighbours: Neighbours = WORDS
+
+    @property
+    def shown(self) -> int:
+        """Demonstrations that a call sees."""
+        return len(self.demonstrations) if self.nearest is None else self.nearest
+
+    @property
+    def leans(self) -> bool:
+        """Whether options lean towards those that an input is near to, which takes the pool whether it is shown or not."""
+        return any(_leans(given.get("calibration") or {}) for given in self.fields.values())
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, for ledger, digest and artifact."""
@@ -73,6 +84,12 @@ class PredictorState:
         neighbours = Neighbours.from_json(data.get("neighbours", {}))
         fields = dict(data.get("fields", {}))
         return cls(demonstrations, data["nearest"], data["instructions"], fields, adapter, neighbours)
+
+
+def _leans(calibration: Mapping[str, Any]) -> bool:
+    # Of an object it is one for each closed set in it.
+    inside = (value for key, value in calibration.items() if key != "bias" and isinstance(value, Mapping))
+    return bool(calibration.get("nearness")) or any(map(_leans, inside))
 
 
 def adapter_name(digest: str) -> str:
@@ -108,12 +125,12 @@ class Candidate:
     @property
     def demonstration_count(self) -> int:
         """Demonstrations a call sees, summed over predictors: the measure of how simple a candidate is."""
-        return sum(state.nearest or len(state.demonstrations) for state in self.states.values())
+        return sum(state.shown for state in self.states.values())
 
     @property
     def per_input(self) -> bool:
         """Whether any demonstrations are chosen per input, so that no two calls share their prompts."""
-        return any(state.nearest is not None for state in self.states.values())
+        return any(state.nearest for state in self.states.values())
 
     def apply(self, program: Module) -> Module:
         """Return a copy of `program` in these states, its plain DSPy predictors made Still's; `program` is not changed.

@@ -171,6 +171,8 @@ class CalibrationFit:
     error_after: float
     """Of the calibrated ones, each example's by a calibration that was fitted without it."""
     temperature: float
+    nearness: float = 0.0
+    """What the nearness of the input to each option's examples counts."""
     reliability_before: tuple[Bin, ...] = ()
     reliability_after: tuple[Bin, ...] = ()
 

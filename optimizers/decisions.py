@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any
 
-from ..errors import ConstraintError
+from ..errors import ModelError
 from ..signatures.bridge import Example, Module
 from ..signatures.fieldset import constraints, special_fields
 from ..signatures.json_members import ClosedSet, closed_sets
 from . import calibration
 from .candidate import Candidate, PredictorState, current_state
 from .context import CalibrationFit, EvaluationContext, Forecast, Outcome, PassResult
+from .demonstrations import labelled_pools
+from .nearest import NearestDemonstrations
+from .neighbours import Neighbours
 from .racing import race
 
 MIN_LABELS = 10
@@ -20,11 +24,14 @@ MIN_LABELS = 10
 
 
 class Decisions:
-    """Try scoring the options of every output that is a closed set, as the model has them and calibrated; then those inside
-    objects too.
+    """Try scoring the options of every output that is a closed set, as the model has them and calibrated, also by how near
+    an input is to the examples of each option; then those inside objects too.
 
     The prior correction takes the label frequencies of train and the inputs of dev; the temperature, which changes no
-    answer, is fitted on dev's labels, and its error reported by cross-fitting.
+    answer, is fitted on dev's labels, and its error reported by cross-fitting. How far the correction goes, and what
+    nearness counts, are one number each, of a few, chosen by held-out labels of dev. Nearness is asked for where
+    demonstrations are chosen per input by an embedder, which runs anyway, or where there are none: then the program keeps
+    the labelled examples without showing them.
     """
 
     name = "decisions"
@@ -35,7 +42,8 @@ class Decisions:
         groups = _groups(variant)
         if not groups:
             return PassResult(baseline, ())
-        context.expect(2 * len(groups) * len(context.dev))
+        predictors, pools = dict(variant.named_predictors()), _pools(variant, context)
+        context.expect((3 if pools else 2) * len(groups) * len(context.dev))
         candidates, fits = [baseline], dict[str, tuple[CalibrationFit, ...]]()
         for kind, closed in groups:
             scored = baseline
@@ -43,10 +51,14 @@ class Decisions:
                 scored = _with_fields(program, baseline, f"scored{kind}", _settings(closed, {}))
                 candidates.append(scored)
             outcomes = context.evaluate(program, scored, range(len(context.dev)))
-            fitted = {key: fit for key, each in closed.items() if (fit := _fit(key[0], each, outcomes, context))}
-            if fitted:
-                made = {key: calibration for key, (calibration, _) in fitted.items()}
-                candidates.append(_with_fields(program, baseline, f"calibrated{kind}", _settings(closed, made)))
+            seen = {
+                key: found
+                for key, each in closed.items()
+                if (found := _scored(predictors[key[0]], each, pools.get(key[0]), key[0], outcomes, context))
+            }
+            for name, fitted in _fitted(seen):
+                made = _settings(closed, {key: calibration for key, (calibration, _) in fitted.items()})
+                candidates.append(_with_pools(_with_fields(program, baseline, f"{name}{kind}", made), pools))
                 fits[candidates[-1].name] = tuple(summary for _, summary in fitted.values())
         standings = race(program, candidates, context)
         winner = standings[0].candidate
@@ -117,45 +129,114 @@ def _with_fields(program: Module, baseline: Candidate, name: str, given: Mapping
     return Candidate(f"{prefix}{name}", "decisions", states, baseline.knobs)
 
 
-def _fit(
-    predictor: str, closed: ClosedSet, outcomes: Sequence[Outcome], context: EvaluationContext
-) -> tuple[calibration.Calibration, CalibrationFit] | None:
-    """Fit one closed set on the examples that have its label; None where they are too few."""
-    scores: list[dict[str, float]] = []
-    labels: list[str] = []
-    for outcome, example in zip(outcomes, context.dev, strict=True):
-        found, label = outcome.option_scores.get(predictor, {}).get(closed.name), _label(example, closed)
-        if found and label is not None:
-            scores.append(found)
-            labels.append(label)
-    if len(labels) < MIN_LABELS:
+@dataclass(frozen=True, slots=True)
+class _Scored:
+    """A closed set as the model scored it on the examples that have its label. nearness: of each of their inputs to each
+    option's examples; None where that is not known. prior: of the options, by train."""
+
+    predictor: str
+    field: str
+    scores: list[Mapping[str, float]]
+    labels: list[str]
+    prior: Mapping[str, float]
+    nearness: list[Mapping[str, float]] | None
+
+    def settle(self, near: bool) -> tuple[float, float]:
+        """The ridge of the prior correction, and what nearness counts."""
+        return calibration.settle(self.scores, self.labels, self.prior, self.nearness if near else None)
+
+
+def _scored(
+    predictor: Any,
+    closed: ClosedSet,
+    pool: NearestDemonstrations | None,
+    name: str,
+    outcomes: Sequence[Outcome],
+    context: EvaluationContext,
+) -> _Scored | None:
+    """None where the examples with a label are too few to fit anything."""
+    rows = [
+        (found, label, example)
+        for outcome, example in zip(outcomes, context.dev, strict=True)
+        if (found := outcome.option_scores.get(name, {}).get(closed.name))
+        and (label := closed.label_in(example)) is not None
+    ]
+    if len(rows) < MIN_LABELS:
         return None
-    options = list(scores[0])
-    known = [label for example in context.train if (label := _label(example, closed)) is not None]
+    options = list(rows[0][0])
+    known = [label for example in context.train if (label := closed.label_in(example)) is not None]
+    near = None if pool is None else [_nearness(predictor.signature, closed, pool, example) for *_, example in rows]
     prior = calibration.smoothed_prior(known, options)
-    fitted = calibration.fit(scores, labels, prior)
-    correct = [options.index(label) for label in labels]
-    before, after = calibration.probabilities(scores), calibration.cross_fitted(scores, labels, prior)
+    return _Scored(name, closed.name, [row[0] for row in rows], [row[1] for row in rows], prior, near)
+
+
+def _nearness(
+    signature: Any, closed: ClosedSet, pool: NearestDemonstrations, example: Example
+) -> Mapping[str, float]:
+    """How near an example's inputs are to the demonstrations of each option, by its text."""
+    inputs = {name: example[name] for name in signature.input_fields if name in example}
+    return dict(zip(closed.constraint.options or (), pool.nearness(signature, inputs)[closed.name], strict=True))
+
+
+def _pools(variant: Module, context: EvaluationContext) -> dict[str, NearestDemonstrations]:
+    """What tells how near an input is to the examples of an option: demonstrations that are chosen per input by an embedder,
+    and where a predictor has none at all, the labelled examples."""
+    labelled, found = labelled_pools(variant, context), {}
+    for name, predictor in variant.named_predictors():
+        if name not in labelled:
+            continue  # what it is given is not what dev's columns hold
+        if isinstance(predictor.demos, NearestDemonstrations) and predictor.demos.neighbours.embedder is not None:
+            found[name] = predictor.demos
+        elif not predictor.demos and context.embedder is not None:
+            with suppress(ModelError):  # that it cannot be had is said with the demonstrations
+                found[name] = NearestDemonstrations(labelled[name], 0, Neighbours.by(context.embedder))
+    return found
+
+
+def _with_pools(candidate: Candidate, pools: Mapping[str, NearestDemonstrations]) -> Candidate:
+    """The candidate with what its options lean by, if they do."""
+    states = {
+        name: replace(state, demonstrations=tuple(pool), nearest=pool.count_per_input, neighbours=pool.neighbours)
+        if (pool := pools.get(name)) is not None and state.leans
+        else state
+        for name, state in candidate.states.items()
+    }
+    return replace(candidate, states=states)
+
+
+Fitted = tuple[calibration.Calibration, CalibrationFit]
+
+
+def _fitted(seen: Mapping[Key, _Scored]) -> Iterator[tuple[str, dict[Key, Fitted]]]:
+    """The closed sets calibrated, and where it helps any of them, those by examples too; with a name."""
+    if plain := {key: _fit(each, *each.settle(near=False)) for key, each in seen.items()}:
+        yield "calibrated", plain
+    settled = {key: each.settle(near=True) for key, each in seen.items() if each.nearness is not None}
+    if near := {key: _fit(seen[key], ridge, weight) for key, (ridge, weight) in settled.items() if weight}:
+        yield "calibrated by examples", {**plain, **near}
+
+
+def _fit(scored: _Scored, ridge: float, weight: float) -> Fitted:
+    """Fit one closed set, with what nearness counts."""
+    options = list(scored.scores[0])
+    scores: calibration.Scores = scored.scores
+    if weight:
+        scores = calibration.leaning(scores, scored.nearness or [], weight)
+    fitted = replace(calibration.fit(scores, scored.labels, scored.prior, ridge), nearness=weight)
+    correct = [options.index(label) for label in scored.labels]
+    before = calibration.probabilities(scored.scores)
+    after = calibration.cross_fitted(scores, scored.labels, scored.prior, ridge)
     summary = CalibrationFit(
-        predictor=predictor,
-        field=closed.name,
-        examples=len(labels),
+        predictor=scored.predictor,
+        field=scored.field,
+        examples=len(correct),
         accuracy_before=float((before.argmax(axis=1) == correct).mean()),
         accuracy_after=float((after.argmax(axis=1) == correct).mean()),
         error_before=calibration.calibration_error(before, correct),
         error_after=calibration.calibration_error(after, correct),
         temperature=fitted.temperature,
+        nearness=weight,
         reliability_before=calibration.reliability(before, correct),
         reliability_after=calibration.reliability(after, correct),
     )
     return fitted, summary
-
-
-def _label(example: Example, closed: ClosedSet) -> str | None:
-    """The option's text of an example's label, where it has one."""
-    if closed.output not in example:
-        return None
-    try:
-        return closed.label(example[closed.output])
-    except ConstraintError:
-        return None

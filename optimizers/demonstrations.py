@@ -35,7 +35,7 @@ class Demonstrations:
     def run(self, program: Module, baseline: Candidate, context: EvaluationContext) -> PassResult:
         """Race the nearest against the baseline on dev, then all other kinds against the best of those: what is far behind
         is told from a strong leader soonest."""
-        labelled = _labelled_pools(program, context)
+        labelled = labelled_pools(program, context)
         more = _runs_tell_more(program, labelled)
         attempts, kinds = min(ATTEMPTS, len(context.train)), 1 + sum(_DRAWS.values()) if labelled else 2
         context.expect(attempts * (DRAWS if more else 1) + (1 + kinds * len(COUNTS)) * len(context.dev))
@@ -55,7 +55,7 @@ class Demonstrations:
 
     def forecast(self, program: Module, baseline: Candidate, context: EvaluationContext) -> Forecast:
         """The candidates of `run`; bootstrapped demonstrations are taken to be as long as labelled ones."""
-        labelled = _labelled_pools(program, context)
+        labelled = labelled_pools(program, context)
         few, more = (_drawn("labelled", labelled, count, context.seed) for count in COUNTS)
         bootstrapped = [*few[:1], *more[:1]] or [baseline] * len(COUNTS)
         nearest, _ = _nearest(labelled, context)
@@ -68,7 +68,7 @@ class Demonstrations:
         )  # fmt: skip
 
 
-def _labelled_pools(program: Module, context: EvaluationContext) -> dict[str, list[Demonstration]]:
+def labelled_pools(program: Module, context: EvaluationContext) -> dict[str, list[Demonstration]]:
     """Training examples per predictor, for predictors whose inputs and outputs are all columns of the dataset."""
     pools: dict[str, list[Demonstration]] = {}
     for name, predictor in program.named_predictors():

@@ -72,7 +72,7 @@ def _single(program: Module, baseline: Candidate) -> Iterator[tuple[Cut, Candida
 
 def _cuts(program: Module, baseline: Candidate) -> Iterator[Cut]:
     variant = baseline.apply(program)
-    most = max((_shown(current_state(p)) for _, p in variant.named_predictors()), default=0)
+    most = max((current_state(p).shown for _, p in variant.named_predictors()), default=0)
     while most > 0:
         most //= 2
         shown = "1 demonstration" if most == 1 else f"{most or 'no'} demonstrations"
@@ -108,15 +108,11 @@ def _costly(variant: Module) -> list[tuple[str, Any, Any]]:
     return [found for found in named_knobs(variant) if id(found[1]) in predictors and found[2].name in CHEAPEST]
 
 
-def _shown(state: PredictorState) -> int:
-    return state.nearest or len(state.demonstrations)
-
-
 def _fewer(count: int) -> Change:
     def change(state: PredictorState, signature: Any) -> PredictorState:
-        if _shown(state) <= count:
+        if state.shown <= count:
             return state
-        if count and state.nearest:
+        if state.nearest and (count or state.leans):
             return replace(state, nearest=count)
         # A draw is balanced from its beginning.
         return replace(state, nearest=None, demonstrations=state.demonstrations[:count])

@@ -9,8 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from ..signatures.fieldset import constraints
+from ..signatures.json_members import ClosedSet, closed_sets
 from .balanced import balanced
 from .neighbours import WORDS, Neighbours
+from .prototypes import Prototypes
 from .similarity import Similarity, VectorSimilarity, WordSimilarity, read_rows, text_vectors
 
 CHOICE = 3
@@ -18,7 +21,7 @@ CHOICE = 3
 
 
 class NearestDemonstrations(list[dict[str, Any]]):
-    """A pool of demonstrations, and a choice of `count_per_input` of them for each call, best match last.
+    """A pool of demonstrations, and a choice of `count_per_input` of them for each call, best match last; of 0, no choice.
 
     It is a list, so that code which copies or saves a predictor's `demos` keeps the whole pool. What is compared is the
     text of all input fields.
@@ -31,6 +34,7 @@ class NearestDemonstrations(list[dict[str, Any]]):
         self.count_per_input = count_per_input
         self.neighbours = neighbours
         self._similarity: Similarity | None = None
+        self._prototypes: dict[tuple[str, ...], Prototypes] = {}
         self._lock = threading.Lock()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> NearestDemonstrations:
@@ -40,13 +44,18 @@ class NearestDemonstrations(list[dict[str, Any]]):
     @property
     def about(self) -> str:
         """What a call is shown, for readers."""
-        return f"the {self.count_per_input} nearest of {len(self)} demonstrations, {self.neighbours}"
+        if not self.count_per_input:
+            return f"each input is compared with {len(self)} demonstrations, {self.neighbours}"
+        shown = f"the {self.count_per_input} nearest of {len(self)} demonstrations"
+        return f"in their place each input is shown {shown}, {self.neighbours}"
 
     def select(self, inputs: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Return the closest demonstrations, the closest last: models attend most to what stands near the end.
 
         A demonstration with exactly these inputs is left out, so that a training example never sees its own label.
         """
+        if not self.count_per_input:
+            return []
         names = sorted(inputs)
         own = _text(inputs, names)
         scores = self._similar(names).scores(own)
@@ -54,6 +63,30 @@ class NearestDemonstrations(list[dict[str, Any]]):
         others = (self[i] for i in ranked if _text(self[i], names) != own)
         looked_at = self.count_per_input * (CHOICE if self.neighbours.balanced else 1)
         return self._chosen(list(islice(others, looked_at)), names)[::-1]
+
+    def nearness(self, signature: Any, inputs: Mapping[str, Any]) -> dict[str, tuple[float, ...]]:
+        """How near the input is to the demonstrations of each option, -1 to 1, by closed set of the signature. A
+        demonstration with exactly these inputs is left out. Empty without an embedder: words tell too little."""
+        if self.neighbours.embedder is None:
+            return {}
+        names = sorted(inputs)
+        own = _text(inputs, names)
+        vector = text_vectors(self.neighbours.embedder).one(own)
+        same = [i for i, demo in enumerate(self) if _text(demo, names) == own]
+        return {
+            closed.name: self._prototypes_of(closed, names).nearness(vector, same)
+            for closed in closed_sets(constraints(signature))
+        }
+
+    def _prototypes_of(self, closed: ClosedSet, names: Sequence[str]) -> Prototypes:
+        options = closed.constraint.options or ()
+        key = closed.name, *options, *names
+        with self._lock:
+            if key not in self._prototypes:
+                places = {option: index for index, option in enumerate(options)}
+                labels = [places.get(closed.label_in(demo) or "") for demo in self]
+                self._prototypes[key] = Prototypes(self.rows(names), labels, len(options))
+            return self._prototypes[key]
 
     def rows(self, names: Sequence[str]) -> np.ndarray:
         """float32 [pool, d]: the vectors of the texts of these fields, by the embedder."""

@@ -136,7 +136,7 @@ def make_space(program: Module, start: Candidate, history: Sequence[Standing]) -
 
 def _neighbourhoods(state: PredictorState) -> Iterator[tuple[str, PredictorState]]:
     """Other ways to choose demonstrations for each input, where they are chosen so."""
-    if state.nearest is None:
+    if not state.nearest:
         return
     neighbours = state.neighbours
     if neighbours.embedder is not None:

@@ -10,7 +10,7 @@ from typing import Any, cast
 from ..errors import SignatureError
 from . import remote
 from .bridge import Adapter, settings, with_callbacks
-from .executor import Completion, DemonstrationSource, Executor, Sampling, Streamer
+from .executor import Completion, DemonstrationSource, Executor, NearnessSource, Sampling, Streamer
 from .fieldset import allows_none, special_fields
 from .layout import lower
 from .plan import Plan
@@ -32,25 +32,26 @@ class PlanAdapter(Adapter):  # type: ignore[misc]  # dspy ships no types
     def __call__(
         self, lm: Any, lm_kwargs: dict[str, Any], signature: Any, demos: Any, inputs: dict[str, Any]
     ) -> list[dict[str, Any]]:
-        demos = _selected(demos, inputs)
+        source, demos = demos, _selected(demos, inputs)
         if not _runs_plans(lm, signature):
             _refuse_adapter(lm, lm_kwargs)
             return remote.remote_backend().call_remote(lm, lm_kwargs, signature, demos, inputs)
         plan, sampling, n = _prepare(lm, lm_kwargs, signature, demos)
         values = _present(signature, inputs)
-        return _finish(lm, _execute(lm, plan.bound(values), values, sampling, n))
+        return _finish(lm, _execute(lm, _leaning(plan.bound(values), source, signature, inputs), values, sampling, n))
 
     async def acall(
         self, lm: Any, lm_kwargs: dict[str, Any], signature: Any, demos: Any, inputs: dict[str, Any]
     ) -> list[dict[str, Any]]:
         # To choose takes an embedder some milliseconds, and when it is loaded seconds: the event loop should go on.
-        demos = await asyncio.to_thread(demos.select, inputs) if isinstance(demos, DemonstrationSource) else demos
+        source, demos = demos, await asyncio.to_thread(_selected, demos, inputs)
         if not _runs_plans(lm, signature):
             _refuse_adapter(lm, lm_kwargs)
             return await remote.remote_backend().acall_remote(lm, lm_kwargs, signature, demos, inputs)
         plan, sampling, n = _prepare(lm, lm_kwargs, signature, demos)
         values = _present(signature, inputs)
-        return _finish(lm, await _aexecute(lm, plan.bound(values), values, sampling, n))
+        plan = _leaning(plan.bound(values), source, signature, inputs)
+        return _finish(lm, await _aexecute(lm, plan, values, sampling, n))
 
     def format(self, signature: Any, demos: Any, inputs: dict[str, Any]) -> list[dict[str, str]]:
         """The messages of a call, as dspy's tools expect them."""
@@ -72,7 +73,7 @@ def prepare_stream(lm: Any, options: Mapping[str, Any], signature: Any, demos: A
     if n != 1:
         raise SignatureError(f"n={n}: a stream has one answer, leave n out")
     values = _present(signature, inputs)
-    return lm, plan.bound(values), values, sampling
+    return lm, _leaning(plan.bound(values), demos, signature, inputs), values, sampling
 
 
 _Ready = tuple[Streamer, Plan, dict[str, Any], Sampling]
@@ -103,6 +104,12 @@ def _refuse_adapter(lm: Any, options: Mapping[str, Any]) -> None:
 
 def _selected(demos: Any, inputs: Mapping[str, Any]) -> Any:
     return demos.select(inputs) if isinstance(demos, DemonstrationSource) else demos
+
+
+def _leaning(plan: Plan, source: Any, signature: Any, inputs: Mapping[str, Any]) -> Plan:
+    """The plan with what the source of its demonstrations says of its options, where their calibration asks for it."""
+    asked = any(step.scoring is not None and step.scoring.nearness for step in plan.decodes)
+    return plan.leaning(source.nearness(signature, inputs)) if asked and isinstance(source, NearnessSource) else plan
 
 
 def _prepare(lm: Any, lm_kwargs: Mapping[str, Any], signature: Any, demos: Any) -> tuple[Plan, Sampling, int]:

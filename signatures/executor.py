@@ -97,6 +97,15 @@ class DemonstrationSource(Protocol):
         """The demonstrations for this input, in the order in which they are shown."""
 
 
+@runtime_checkable
+class NearnessSource(DemonstrationSource, Protocol):
+    """Demonstrations that tell of options that are scored which of them the input is near to."""
+
+    def nearness(self, signature: Any, inputs: Mapping[str, Any]) -> Mapping[str, Sequence[float]]:
+        """How near the input is to the demonstrations of each option, in order; by closed set ("kind", "address.country").
+        Empty where that cannot be told."""
+
+
 @dataclass(frozen=True, slots=True)
 class Piece:
     """Text of an output while it is written. The pieces of a field joined are its text.

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+from ..errors import ConstraintError
 from .choice import Choice
 from .constraint import Constraint
 from .json_constraint import JsonConstraint
@@ -58,6 +59,13 @@ class ClosedSet(NamedTuple):
     def label(self, value: Any) -> str:
         """The option's text in a value of the output. Raises `ConstraintError` for one that is none."""
         return member_text(self.whole.render(value), self.path)
+
+    def label_in(self, values: Mapping[str, Any]) -> str | None:
+        """The option's text in an example, or None where it has no label that is an option."""
+        try:
+            return self.label(values[self.output]) if self.output in values else None
+        except ConstraintError:
+            return None
 
 
 def closed_sets(constraints: Mapping[str, Constraint]) -> list[ClosedSet]:

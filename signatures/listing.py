@@ -50,7 +50,9 @@ def _decode(step: Decode) -> str:
     if step.scoring is not None:
         below = step.scoring.abstain_below
         unsure = f", none if all are below {below:g}" if below is not None else ""
-        calibrated = "calibrated, " if step.scoring.bias or step.scoring.temperature != 1.0 else ""
+        near = step.scoring.nearness
+        fitted = step.scoring.bias or step.scoring.temperature != 1.0 or near
+        calibrated = f"calibrated{' by examples' if near else ''}, " if fitted else ""
         return f"{step.name}: {step.constraint.describe()}; {calibrated}all scored{unsure}"
     return f"{step.name}: {step.constraint.describe()}; to {step.terminator.strip()}, {step.max_tokens} tokens at most"
 

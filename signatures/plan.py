@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from dataclasses import field as member
 from functools import cached_property
@@ -135,6 +135,11 @@ class Plan:
         same = all(one is other for one, other in zip(parts, answer, strict=True))
         return self if same else self.answering(parts, origin=self)
 
+    def leaning(self, nearness: Mapping[str, Sequence[float]]) -> Plan:
+        """The plan of one call: options that are scored lean towards those that its input is near to. By step's name."""
+        parts = tuple(_leaning(part, nearness) for part in self.turns[-1].parts)
+        return self.answering(parts, self.origin or self)
+
     def answering(self, parts: tuple[Part, ...], origin: Plan | None = None) -> Plan:
         """The plan with another last turn."""
         return Plan((*self.turns[:-1], Turn(self.turns[-1].role, parts)), origin)
@@ -200,6 +205,12 @@ def _bound(part: Part, inputs: Mapping[str, Any]) -> Part:
     if constraint is part.constraint:
         return part
     return replace(part, constraint=constraint, max_tokens=min(part.max_tokens, constraint.max_tokens))
+
+
+def _leaning(part: Part, nearness: Mapping[str, Sequence[float]]) -> Part:
+    if not isinstance(part, Decode) or part.scoring is None or part.name not in nearness:
+        return part
+    return replace(part, scoring=part.scoring.leaning(nearness[part.name]))
 
 
 def marker_pattern(fields: tuple[str, ...]) -> re.Pattern[str]:

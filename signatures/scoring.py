@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import SignatureError
@@ -16,17 +16,25 @@ from .optional import NONE
 class Scoring:
     """Score every option; take the likeliest, or None where none is likelier than `abstain_below` (0 to 1).
 
-    bias: one number per option, added to its log-probability; the sum is divided by `temperature`. Both are what
-    calibration finds; without it they change nothing.
+    bias: one number per option, added to its log-probability; the sum is divided by `temperature`. nearness: what is added
+    too, by how near the input is to the demonstrations of the option (`NearnessSource`). All three are what calibration
+    finds; without it they change nothing.
     """
 
     bias: tuple[float, ...] = ()
     temperature: float = 1.0
     abstain_below: float | None = None
+    nearness: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
-        return {"bias": list(self.bias), "temperature": self.temperature, "abstain_below": self.abstain_below}
+        near = {"nearness": self.nearness} if self.nearness else {}
+        return {"bias": list(self.bias), "temperature": self.temperature, "abstain_below": self.abstain_below, **near}
+
+    def leaning(self, nearness: Sequence[float]) -> Scoring:
+        """That of one call, whose input is so near to the demonstrations of each option."""
+        bias = self.bias or (0.0,) * len(nearness)
+        return replace(self, bias=tuple(b + self.nearness * near for b, near in zip(bias, nearness, strict=True)))
 
 
 def scorings_of(extra: Mapping[str, Any], constraint: Constraint) -> dict[str, Scoring]:
@@ -72,4 +80,5 @@ def _check_threshold(name: str, threshold: float | None, options: Sequence[str])
 def _scoring(calibration: Mapping[str, Any], options: Sequence[str], threshold: float | None) -> Scoring:
     bias = calibration.get("bias") or {}
     in_order = tuple(float(bias.get(option, 0.0)) for option in options) if bias else ()
-    return Scoring(in_order, float(calibration.get("temperature", 1.0)), threshold)
+    nearness = float(calibration.get("nearness", 0.0))
+    return Scoring(in_order, float(calibration.get("temperature", 1.0)), threshold, nearness)

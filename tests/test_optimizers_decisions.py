@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scripted import ScriptedLM
 from still.optimizers.calibration import (
+    RIDGES,
     Calibration,
     calibration_error,
     cross_fitted,
@@ -38,7 +39,7 @@ def biased_scores(count, seed, sharpness=1.0, bias=(3.0, 0.0, 0.0)):
 def test_prior_correction_gives_the_prior_as_mean():
     scores, _ = biased_scores(300, 0)
     prior = {"red": 0.2, "green": 0.5, "blue": 0.3}
-    bias = prior_correction(scores, prior)
+    bias = prior_correction(scores, prior, ridge=0.0)
     mean = probabilities(scores, Calibration(bias)).mean(axis=0)
     assert mean == pytest.approx([0.2, 0.5, 0.3], abs=1e-4)
     assert sum(bias.values()) == pytest.approx(0.0, abs=1e-9)
@@ -46,8 +47,38 @@ def test_prior_correction_gives_the_prior_as_mean():
 
 def test_prior_correction_takes_a_known_bias_out():
     scores, labels = biased_scores(4000, 1)
-    bias = prior_correction(scores, smoothed_prior(labels, OPTIONS))
+    bias = prior_correction(scores, smoothed_prior(labels, OPTIONS), ridge=1.0)
     assert bias["red"] - bias["blue"] == pytest.approx(-3.0, abs=0.3)
+
+
+@given(st.integers(1, 30), st.integers(2, 40), st.sampled_from(RIDGES), st.integers(0, 10**6))
+def test_a_prior_correction_is_where_no_small_step_is_better(inputs, options, ridge, seed):
+    """Independently: the gradient of the penalized likelihood, by its definition, is zero there."""
+    rng = np.random.default_rng(seed)
+    names = [str(option) for option in range(options)]
+    rows = rng.normal(0, rng.uniform(0.1, 20), (inputs, options))
+    scores = [dict(zip(names, row.tolist(), strict=True)) for row in rows]
+    prior = smoothed_prior(rng.choice(names, 20).tolist(), names)
+    bias = prior_correction(scores, prior, ridge)
+    mean = probabilities(scores, Calibration(bias)).mean(axis=0)
+    gradient = [prior[name] - share - ridge / inputs * bias[name] for name, share in zip(names, mean, strict=True)]
+    assert gradient == pytest.approx(np.zeros(options), abs=1e-5)
+
+
+def test_many_options_and_few_inputs_move_little():
+    """Of 40 inputs for 40 options, the mean says hardly anything about what the model prefers."""
+    rng = np.random.default_rng(0)
+    names = [str(option) for option in range(40)]
+    truth = rng.integers(0, 40, 1040)
+    rows = rng.normal(0, 1, (1040, 40)) + 3 * np.eye(40)[truth]
+    scores = [dict(zip(names, row.tolist(), strict=True)) for row in rows]
+    prior = dict.fromkeys(names, 1 / 40)
+
+    def right(ridge):
+        likely = probabilities(scores[40:], Calibration(prior_correction(scores[:40], prior, ridge)))
+        return (likely.argmax(axis=1) == truth[40:]).mean()
+
+    assert right(1.0) > right(0.0) + 0.03
 
 
 @pytest.mark.parametrize("sharpness", [0.3, 1.0, 4.0])
@@ -60,7 +91,7 @@ def test_calibration_lowers_error_and_raises_accuracy_of_biased_scores():
     scores, labels = biased_scores(400, 3, sharpness=4.0, bias=(9.0, 0, 0))
     correct = [OPTIONS.index(label) for label in labels]
     before = probabilities(scores)
-    after = cross_fitted(scores, labels, smoothed_prior(labels, OPTIONS))
+    after = cross_fitted(scores, labels, smoothed_prior(labels, OPTIONS), ridge=1.0)
     assert calibration_error(after, correct) < calibration_error(before, correct) / 3
     assert (after.argmax(1) == correct).mean() > (before.argmax(1) == correct).mean() + 0.1
 
@@ -71,7 +102,8 @@ def test_cross_fitting_never_looks_at_the_label_it_judges():
     for changed in range(0, 40, 7):
         others = list(labels)
         others[changed] = "red" if labels[changed] != "red" else "blue"
-        assert cross_fitted(scores, others, prior)[changed] == pytest.approx(cross_fitted(scores, labels, prior)[changed])
+        found = [cross_fitted(scores, given, prior, ridge=1.0)[changed] for given in (others, labels)]
+        assert found[0] == pytest.approx(found[1])
 
 
 def test_calibration_error_by_hand():
@@ -84,7 +116,7 @@ def test_calibration_error_by_hand():
 def test_any_scores_give_probabilities(rows, data):
     scores = [dict(zip(OPTIONS, row, strict=True)) for row in rows]
     labels = [data.draw(st.sampled_from(OPTIONS)) for _ in rows]
-    fitted = fit(scores, labels, smoothed_prior(labels, OPTIONS))
+    fitted = fit(scores, labels, smoothed_prior(labels, OPTIONS), data.draw(st.sampled_from(RIDGES)))
     found = probabilities(scores, fitted)
     assert np.isfinite(found).all()
     assert found.sum(axis=1) == pytest.approx(np.ones(len(rows)))
@@ -127,7 +159,7 @@ def test_what_is_scored_already_is_calibrated_for_nothing(tmp_path):
     scored = still.Predict(Colour.with_updated_fields("colour", decide="score"))
     result = still.compile(
         scored, colours(12, 0), colours(12, 1), lm=still.LM(), passes=[Decisions()], ledger=tmp_path / "l.duckdb",
-        progress=False,
+        progress=False, embedder=None,
     )  # fmt: skip
     assert [row.name for row in result.report.rows] == ["baseline", "calibrated"]
     baseline, calibrated = result.report.rows

@@ -12,12 +12,13 @@ from ..signatures.bridge import Example, Module
 from ..signatures.fieldset import constraints, special_fields
 from ..signatures.json_members import ClosedSet, closed_sets
 from . import calibration
+from .budget import OutOfBudget
 from .candidate import Candidate, PredictorState, current_state
-from .context import CalibrationFit, EvaluationContext, Forecast, Outcome, PassResult
+from .context import CalibrationFit, EvaluationContext, Forecast, Outcome, PassResult, Standing
 from .demonstrations import labelled_pools
 from .nearest import NearestDemonstrations
 from .neighbours import Neighbours
-from .racing import race
+from .racing import measure, ranked
 
 MIN_LABELS = 10
 """Labelled examples that a calibration needs."""
@@ -37,7 +38,8 @@ class Decisions:
     name = "decisions"
 
     def run(self, program: Module, baseline: Candidate, context: EvaluationContext) -> PassResult:
-        """Race decoding, scoring and calibrated scoring on dev."""
+        """Compare decoding, scoring and calibrated scoring on all of dev: once the scores are known, the rest asks next to
+        nothing, and a race would only lose what it gives up."""
         variant = baseline.apply(program)
         groups = _groups(variant)
         if not groups:
@@ -60,7 +62,7 @@ class Decisions:
                 made = _settings(closed, {key: calibration for key, (calibration, _) in fitted.items()})
                 candidates.append(_with_pools(_with_fields(program, baseline, f"{name}{kind}", made), pools))
                 fits[candidates[-1].name] = tuple(summary for _, summary in fitted.values())
-        standings = race(program, candidates, context)
+        standings = ranked(_measured(program, candidates, context))
         winner = standings[0].candidate
         return PassResult(winner, tuple(standings), calibrations=fits.get(winner.name, ()))
 
@@ -74,6 +76,15 @@ class Decisions:
             if not _scores(variant, closed):
                 sure.append(scored)
         return Forecast(tuple(sure), tuple(possible))
+
+
+def _measured(program: Module, candidates: Sequence[Candidate], context: EvaluationContext) -> list[Standing]:
+    """Those for which there is budget, and the first, without which nothing can be compared."""
+    first, *others = candidates
+    found = [measure(program, first, context)]
+    with suppress(OutOfBudget):
+        found.extend(measure(program, candidate, context) for candidate in others)  # keeps what came before
+    return found
 
 
 Key = tuple[str, str]

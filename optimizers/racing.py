@@ -13,7 +13,7 @@ a candidate about as good as the one that is kept.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from itertools import pairwise
 
@@ -57,6 +57,11 @@ def race(program: Module, candidates: Sequence[Candidate], context: EvaluationCo
                 _drop(candidates, outcomes, dropped, threshold, len(context.dev), context.seed)
     _drop_unfinished(outcomes, dropped)
     standings = [Standing(c, tuple(outcomes[i]), dropped.get(i)) for i, c in enumerate(candidates)]
+    return ranked(standings)
+
+
+def ranked(standings: Iterable[Standing]) -> list[Standing]:
+    """The best first, in the order of `race`."""
     return sorted(standings, key=lambda s: (s.dropped is not None, -s.mean, *size(s.candidate)))
 
 

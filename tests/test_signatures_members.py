@@ -232,8 +232,9 @@ def test_compiling_tries_members_and_calibrates_them(tmp_path):
         progress=False,
     )  # fmt: skip
     scores = {row.name: row.score for row in result.report.rows}
-    assert set(scores) == {"baseline", "scored inside", "calibrated inside"}
+    assert set(scores) == {"baseline", "scored inside", "calibrated inside", "calibrated by examples inside"}
     assert scores["calibrated inside"] > 0.55
+    assert scores["calibrated by examples inside"] > scores["baseline"]
 
 
 def test_a_calibration_of_a_member_moves_its_probabilities_and_no_other(tiny_lm):

@@ -43,14 +43,14 @@ class PlanAdapter(Adapter):  # type: ignore[misc]  # dspy ships no types
     async def acall(
         self, lm: Any, lm_kwargs: dict[str, Any], signature: Any, demos: Any, inputs: dict[str, Any]
     ) -> list[dict[str, Any]]:
-        # To choose takes an embedder some milliseconds, and when it is loaded seconds: the event loop should go on.
+        # To choose, or to lean, takes an embedder some milliseconds, and when it is loaded seconds: the event loop goes on.
         source, demos = demos, await asyncio.to_thread(_selected, demos, inputs)
         if not _runs_plans(lm, signature):
             _refuse_adapter(lm, lm_kwargs)
             return await remote.remote_backend().acall_remote(lm, lm_kwargs, signature, demos, inputs)
         plan, sampling, n = _prepare(lm, lm_kwargs, signature, demos)
         values = _present(signature, inputs)
-        plan = _leaning(plan.bound(values), source, signature, inputs)
+        plan = await asyncio.to_thread(_leaning, plan.bound(values), source, signature, inputs)
         return _finish(lm, await _aexecute(lm, plan, values, sampling, n))
 
     def format(self, signature: Any, demos: Any, inputs: dict[str, Any]) -> list[dict[str, str]]:

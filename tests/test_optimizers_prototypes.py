@@ -1,5 +1,7 @@
 """What examples with like inputs say of a scored output, beside what the model says."""
 
+import asyncio
+import threading
 from typing import Literal
 
 import numpy as np
@@ -174,6 +176,25 @@ def test_an_artifact_has_what_its_options_lean_by(tmp_path, shown):
         for message, _ in ASKED:
             found = [program(message=message).probabilities for program in programs]
             assert found[0] == found[1] != found[2]
+
+
+def test_a_coroutine_leans_without_holding_up_its_loop(tiny_lm):
+    class Source(list):
+        threads = []  # noqa: RUF012
+
+        def select(self, inputs):
+            return []
+
+        def nearness(self, signature, inputs):
+            self.threads.append(threading.current_thread())
+            return {"team": (0.0, 1.0, 0.0)}
+
+    program = helping(1000.0)
+    program.demos = Source()
+    with still.context(lm=tiny_lm):
+        answers = [program(message="lost"), asyncio.run(program.acall(message="lost"))]
+    assert [answer.team for answer in answers] == ["refund", "refund"]
+    assert [thread is threading.main_thread() for thread in Source.threads] == [True, False]
 
 
 def splits():

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import ModelError
-from ..signatures.bridge import Example, Module
+from ..signatures.bridge import Module
 from ..signatures.fieldset import constraints, special_fields
 from ..signatures.json_members import ClosedSet, closed_sets
 from . import calibration
@@ -44,7 +44,9 @@ class Decisions:
         groups = _groups(variant)
         if not groups:
             return PassResult(baseline, ())
-        predictors, pools = dict(variant.named_predictors()), _pools(variant, context)
+        pools = _pools(variant, context)
+        predictors = dict(variant.named_predictors())
+        nearness = {name: _nearness(predictors[name].signature, pool, context) for name, pool in pools.items()}
         context.expect((3 if pools else 2) * len(groups) * len(context.dev))
         candidates, fits = [baseline], dict[str, tuple[CalibrationFit, ...]]()
         for kind, closed in groups:
@@ -56,7 +58,7 @@ class Decisions:
             seen = {
                 key: found
                 for key, each in closed.items()
-                if (found := _scored(predictors[key[0]], each, pools.get(key[0]), key[0], outcomes, context))
+                if (found := _scored(key[0], each, nearness.get(key[0]), outcomes, context))
             }
             for name, fitted in _fitted(seen):
                 made = _settings(closed, {key: calibration for key, (calibration, _) in fitted.items()})
@@ -158,35 +160,37 @@ class _Scored:
 
 
 def _scored(
-    predictor: Any,
+    predictor: str,
     closed: ClosedSet,
-    pool: NearestDemonstrations | None,
-    name: str,
+    nearness: Sequence[Mapping[str, Sequence[float]]] | None,
     outcomes: Sequence[Outcome],
     context: EvaluationContext,
 ) -> _Scored | None:
     """None where the examples with a label are too few to fit anything."""
     rows = [
-        (found, label, example)
-        for outcome, example in zip(outcomes, context.dev, strict=True)
-        if (found := outcome.option_scores.get(name, {}).get(closed.name))
+        (found, label, index)
+        for index, (outcome, example) in enumerate(zip(outcomes, context.dev, strict=True))
+        if (found := outcome.option_scores.get(predictor, {}).get(closed.name))
         and (label := closed.label_in(example)) is not None
     ]
     if len(rows) < MIN_LABELS:
         return None
     options = list(rows[0][0])
     known = [label for example in context.train if (label := closed.label_in(example)) is not None]
-    near = None if pool is None else [_nearness(predictor.signature, closed, pool, example) for *_, example in rows]
+    near: list[Mapping[str, float]] | None = None
+    if nearness is not None:
+        texts = closed.constraint.options or ()
+        near = [dict(zip(texts, nearness[index][closed.name], strict=True)) for *_, index in rows]
     prior = calibration.smoothed_prior(known, options)
-    return _Scored(name, closed.name, [row[0] for row in rows], [row[1] for row in rows], prior, near)
+    return _Scored(predictor, closed.name, [row[0] for row in rows], [row[1] for row in rows], prior, near)
 
 
 def _nearness(
-    signature: Any, closed: ClosedSet, pool: NearestDemonstrations, example: Example
-) -> Mapping[str, float]:
-    """How near an example's inputs are to the demonstrations of each option, by its text."""
-    inputs = {name: example[name] for name in signature.input_fields if name in example}
-    return dict(zip(closed.constraint.options or (), pool.nearness(signature, inputs)[closed.name], strict=True))
+    signature: Any, pool: NearestDemonstrations, context: EvaluationContext
+) -> list[dict[str, tuple[float, ...]]]:
+    """How near the inputs of each dev example are to the demonstrations of each option, by closed set."""
+    names = signature.input_fields
+    return [pool.nearness(signature, {n: example[n] for n in names if n in example}) for example in context.dev]
 
 
 def _pools(variant: Module, context: EvaluationContext) -> dict[str, NearestDemonstrations]:

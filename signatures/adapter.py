@@ -44,13 +44,15 @@ class PlanAdapter(Adapter):  # type: ignore[misc]  # dspy ships no types
         self, lm: Any, lm_kwargs: dict[str, Any], signature: Any, demos: Any, inputs: dict[str, Any]
     ) -> list[dict[str, Any]]:
         # To choose, or to lean, takes an embedder some milliseconds, and when it is loaded seconds: the event loop goes on.
-        source, demos = demos, await asyncio.to_thread(_selected, demos, inputs)
+        source, chosen = demos, isinstance(demos, DemonstrationSource)
+        demos = await asyncio.to_thread(demos.select, inputs) if chosen else demos
         if not _runs_plans(lm, signature):
             _refuse_adapter(lm, lm_kwargs)
             return await remote.remote_backend().acall_remote(lm, lm_kwargs, signature, demos, inputs)
         plan, sampling, n = _prepare(lm, lm_kwargs, signature, demos)
         values = _present(signature, inputs)
-        plan = await asyncio.to_thread(_leaning, plan.bound(values), source, signature, inputs)
+        plan = plan.bound(values)
+        plan = await asyncio.to_thread(_leaning, plan, source, signature, inputs) if chosen else plan
         return _finish(lm, await _aexecute(lm, plan, values, sampling, n))
 
     def format(self, signature: Any, demos: Any, inputs: dict[str, Any]) -> list[dict[str, str]]:

@@ -57,10 +57,8 @@ def test_no_completion_is_shorter(seed):
         reject()
     if not hasattr(constraint, "schema"):
         return
-    least = shortest(json.loads(constraint.schema))
     found = shortest_completion(f"start: x\n{constraint.rules('x')}", b"", 3000)
-    # The search gives up after so many states, which long values with long keys may take (seed 4813: 276 characters).
-    assert least > 200 if found is None else len(found.decode()) >= least
+    assert found is not None and len(found.decode()) >= shortest(json.loads(constraint.schema))
 
 
 @pytest.mark.parametrize(

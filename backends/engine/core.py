@@ -91,7 +91,6 @@ class EngineCore:
             if sequence.growth is not None:
                 self._branch(sequence, sequence.growth)
             self._tell(sequence)
-        self._fail_broken()
         # A finished branch may finish what it is a branch of.
         while finished := [sequence for sequence in scheduler.sequences if sequence.finished]:
             for sequence in finished:

@@ -87,10 +87,8 @@ def _score(program: Any, task: Task, runner: Runner) -> tuple[float, int]:
 
 
 def _answer(program: Any, example: Any, runner: Runner) -> Any:
-    import dspy
-
     try:
-        with dspy.context(lm=runner.lm, max_history_size=10**7):
+        with runner.context():
             return program(**example.inputs())
     except Exception:  # whatever it is, there is no answer
         return None

@@ -1,7 +1,8 @@
 """Who compiles the programs: Still at O1 and O2, and DSPy's optimizers over llama.cpp's server and over our LM.
 
 All start from one predictor with the set's signature, and the model that answers is also the one that proposes. DSPy's
-adapter is its default, ChatAdapter, which asks again through JSONAdapter for what it cannot read.
+adapter is its default, ChatAdapter, which asks again through JSONAdapter for what it cannot read. For
+`dspy_..._schema_llamacpp` it is JSONAdapter, and the server was declared to take schemas, under which it decodes then.
 """
 
 from __future__ import annotations
@@ -30,16 +31,24 @@ ERRORS = 100_000
 
 @dataclass
 class Runner:
-    """An LM with what its users need to know of it. proposer: the same model with room for longer texts."""
+    """An LM with what its users need to know of it. proposer: the same model with room for longer texts. adapter: DSPy's,
+    None for its default."""
 
     lm: Any
     proposer: Any
     threads: int
+    adapter: Any = None
     _before: int = field(default=0)
 
     def reset(self) -> None:
         """Count tokens from here on."""
         self._before = computed(self.lm, self.proposer)
+
+    def context(self, **settings: Any) -> Any:
+        """What programs run in."""
+        import dspy
+
+        return dspy.context(lm=self.lm, adapter=self.adapter, max_history_size=10**7, **settings)
 
     def tokens(self) -> int:
         """Tokens the model has computed since the reset: read and not found in a cache, and written."""
@@ -67,8 +76,15 @@ def still_runner(limit: int) -> Runner:
 def server_runner(limit: int) -> Runner:
     """llama.cpp's server, reached over HTTP."""
     lm = server_lm(limit)
-    proposer = lm.copy(max_tokens=PROPOSAL_TOKENS)
-    return Runner(lm, proposer, SERVER_THREADS)
+    return Runner(lm, lm.copy(max_tokens=PROPOSAL_TOKENS), SERVER_THREADS)
+
+
+def schema_runner(limit: int) -> Runner:
+    """The same, declared to DSPy as a server that takes schemas."""
+    import dspy
+
+    lm = server_lm(limit, schema=True)
+    return Runner(lm, lm.copy(max_tokens=PROPOSAL_TOKENS), SERVER_THREADS, dspy.JSONAdapter())
 
 
 def compile_still(level: Any, task: Task, runner: Runner) -> Any:
@@ -89,7 +105,7 @@ def compile_dspy(optimizer: str, task: Task, runner: Runner) -> Any:
     """One of DSPy's optimizers."""
     import dspy
 
-    with dspy.context(lm=runner.lm, max_history_size=10**7, max_errors=ERRORS), _quiet():
+    with runner.context(max_errors=ERRORS), _quiet():
         return _OPTIMIZERS[optimizer](dspy.Predict(task.signature), task, runner)
 
 
@@ -164,5 +180,6 @@ SYSTEMS: dict[str, tuple[Compile, Callable[[int], Runner]]] = {
     "still_O2": (lambda task, runner: compile_still("O2", task, runner), still_runner),
     **{f"dspy_{name}_still": (_dspy(name), still_runner) for name in _OPTIMIZERS},
     **{f"dspy_{name}_llamacpp": (_dspy(name), server_runner) for name in _OPTIMIZERS},
+    **{f"dspy_{name}_schema_llamacpp": (_dspy(name), schema_runner) for name in _OPTIMIZERS},
 }
 """By name: how it compiles, and what it runs on."""

@@ -20,6 +20,10 @@ from .taught import lessons
 
 COUNTS = (4, 8)
 """Demonstrations per call that are tried."""
+FEWER = COUNTS[0] // 2
+LONG_CALL = 1500
+"""Prompt tokens of a call with the nearest demonstrations from which on `FEWER` of them are tried, not more: they are what
+costs most then, and a small model loses its way among them."""
 _DRAWS = {"labelled": 2, "bootstrapped": 1, "taught": 1}
 """Kinds of fixed demonstrations, and how often they are drawn."""
 
@@ -63,7 +67,7 @@ class Demonstrations:
         attempts, again = min(ATTEMPTS, len(context.train)), _runs_tell_more(program, labelled)
         sure = attempts if again else min(BATCH, attempts)
         return Forecast(
-            (baseline, *few, *nearest[:1]), (*more, *nearest[1:], *bootstrapped, *taught),
+            (baseline, *few, *nearest[:1]), (*more, *nearest[1:2], *bootstrapped, *taught),
             rollouts=sure, further=attempts * (DRAWS if again else 1) - sure,
         )  # fmt: skip
 
@@ -106,7 +110,7 @@ def _drawn(kind: str, pools: dict[str, list[Demonstration]], count: int, seed: i
 def _nearest(
     pools: dict[str, list[Demonstration]], context: EvaluationContext
 ) -> tuple[list[Candidate], tuple[str, ...]]:
-    """The candidates, and why they are chosen by words though an embedder was asked for."""
+    """The candidates, of `COUNTS` and `FEWER`, and why they are chosen by words though an embedder was asked for."""
     if not pools:
         return [], ()
     try:
@@ -116,7 +120,7 @@ def _nearest(
     except ModelError as error:
         neighbours, missing = WORDS, [f"nearest demonstrations are chosen by words: {error}"]
     found = []
-    for count in COUNTS:
+    for count in (*COUNTS, FEWER):
         states = {name: PredictorState(tuple(pool), count, neighbours=neighbours) for name, pool in pools.items()}
         found.append(Candidate(f"nearest-{count}", "nearest", states))
     return found, tuple(missing)
@@ -126,17 +130,18 @@ def _race_nearest(
     program: Module, baseline: Candidate, nearest: Sequence[Candidate], context: EvaluationContext
 ) -> list[Standing]:
     """Race the nearest demonstrations, more of them only where few of them bring a gain: no two inputs share theirs,
-    so that they are what costs most. The best comes first, or the baseline where a selection would keep that."""
+    so that they are what costs most. Where calls are long with few of them, fewer are tried in place of more. The best
+    comes first, or the baseline where a selection would keep that."""
     if not nearest:
         return race(program, [baseline], context)
-    few, more = nearest
+    few, more, fewer = nearest
     standings = race(program, [baseline, few], context)
     none, some = (next(s for s in standings if s.candidate is each) for each in (baseline, few))
     if not _is_kept(some, none, context):
         return [none, some]
     if not gains(some, none, context.seed):
         return standings
-    found, leads = challenge(program, few, more, context)
+    found, leads = challenge(program, few, fewer if _call_tokens(some) > LONG_CALL else more, context)
     return [found, *standings] if leads else [*standings, found]
 
 
@@ -157,6 +162,12 @@ def _race_fixed(
         standings = [*raced, *standings]
         kinds = {s.candidate.origin for s in raced if _is_kept(s, none, context)}
     return standings
+
+
+def _call_tokens(standing: Standing) -> float:
+    """Prompt tokens of a call, on average."""
+    calls = sum(outcome.calls for outcome in standing.outcomes)
+    return sum(outcome.prompt_tokens for outcome in standing.outcomes) / max(1, calls)
 
 
 def _is_kept(standing: Standing, none: Standing, context: EvaluationContext) -> bool:

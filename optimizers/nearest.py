@@ -33,9 +33,10 @@ class NearestDemonstrations(list[dict[str, Any]]):
         super().__init__(pool)
         self.count_per_input = count_per_input
         self.neighbours = neighbours
-        self._similarity: Similarity | None = None
+        self._texts: dict[tuple[str, ...], _Texts] = {}
+        self._similarities: dict[tuple[str, ...], Similarity] = {}
         self._prototypes: dict[tuple[str, ...], Prototypes] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> NearestDemonstrations:
         # The pool is only read: copies share the examples and need no second index until they are used.
@@ -56,11 +57,11 @@ class NearestDemonstrations(list[dict[str, Any]]):
         """
         if not self.count_per_input:
             return []
-        names = sorted(inputs)
+        names = tuple(sorted(inputs))
         own = _text(inputs, names)
-        scores = self._similar(names).scores(own)
-        ranked = sorted(range(len(self)), key=lambda i: (-scores[i], i))
-        others = (self[i] for i in ranked if _text(self[i], names) != own)
+        same = self._texts_of(names).places(own)
+        ranked = np.argsort(-self._similar(names).scores(own), kind="stable")
+        others = (self[i] for i in ranked if i not in same)
         looked_at = self.count_per_input * (CHOICE if self.neighbours.balanced else 1)
         return self._chosen(list(islice(others, looked_at)), names)[::-1]
 
@@ -69,16 +70,16 @@ class NearestDemonstrations(list[dict[str, Any]]):
         demonstration with exactly these inputs is left out. Empty without an embedder: words tell too little."""
         if self.neighbours.embedder is None:
             return {}
-        names = sorted(inputs)
+        names = tuple(sorted(inputs))
         own = _text(inputs, names)
         vector = text_vectors(self.neighbours.embedder).one(own)
-        same = [i for i, demo in enumerate(self) if _text(demo, names) == own]
+        same = self._texts_of(names).places(own)
         return {
             closed.name: self._prototypes_of(closed, names).nearness(vector, same)
             for closed in closed_sets(constraints(signature))
         }
 
-    def _prototypes_of(self, closed: ClosedSet, names: Sequence[str]) -> Prototypes:
+    def _prototypes_of(self, closed: ClosedSet, names: tuple[str, ...]) -> Prototypes:
         options = closed.constraint.options or ()
         key = closed.name, *options, *names
         with self._lock:
@@ -90,12 +91,12 @@ class NearestDemonstrations(list[dict[str, Any]]):
 
     def rows(self, names: Sequence[str]) -> np.ndarray:
         """float32 [pool, d]: the vectors of the texts of these fields, by the embedder."""
-        names = sorted(names)
+        names = tuple(sorted(names))
         if self.neighbours.vectors is not None:
             kept = read_rows(self.neighbours.vectors, names)
             if kept is not None and len(kept) == len(self):
                 return kept
-        return text_vectors(str(self.neighbours.embedder)).pool([_text(demo, names) for demo in self])
+        return text_vectors(str(self.neighbours.embedder)).pool(self._texts_of(names).texts)
 
     def _chosen(self, near: list[dict[str, Any]], names: Sequence[str]) -> list[dict[str, Any]]:
         if not self.neighbours.balanced:
@@ -104,14 +105,34 @@ class NearestDemonstrations(list[dict[str, Any]]):
         place = {id(demo): rank for rank, demo in enumerate(near)}
         return sorted(balanced(near, self.count_per_input, labels), key=lambda demo: place[id(demo)])
 
-    def _similar(self, names: Sequence[str]) -> Similarity:
+    def _similar(self, names: tuple[str, ...]) -> Similarity:
         with self._lock:
-            if self._similarity is None:
-                if self.neighbours.embedder is None:
-                    self._similarity = WordSimilarity([_text(demo, names) for demo in self])
-                else:
-                    self._similarity = VectorSimilarity(self.rows(names), text_vectors(self.neighbours.embedder))
-            return self._similarity
+            if names not in self._similarities:
+                self._similarities[names] = (
+                    WordSimilarity(self._texts_of(names).texts)
+                    if self.neighbours.embedder is None
+                    else VectorSimilarity(self.rows(names), text_vectors(self.neighbours.embedder))
+                )
+            return self._similarities[names]
+
+    def _texts_of(self, names: tuple[str, ...]) -> _Texts:
+        with self._lock:
+            if names not in self._texts:
+                self._texts[names] = _Texts([_text(demo, names) for demo in self])
+            return self._texts[names]
+
+
+class _Texts:
+    """The texts of a pool's inputs, written once, and where each stands."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self.texts = texts
+        self._places: dict[str, list[int]] = {}
+        for index, text in enumerate(texts):
+            self._places.setdefault(text, []).append(index)
+
+    def places(self, text: str) -> list[int]:
+        return self._places.get(text, [])
 
 
 def _text(values: Mapping[str, Any], names: Sequence[str]) -> str:

@@ -23,8 +23,8 @@ POOLS = 16
 class Similarity(Protocol):
     """A pool of texts that others are compared with."""
 
-    def scores(self, text: str) -> Sequence[float]:
-        """How near each text of the pool is; the more, the nearer."""
+    def scores(self, text: str) -> np.ndarray:
+        """float32 [pool]: how near each text is; the more, the nearer."""
 
 
 class WordSimilarity:
@@ -38,12 +38,12 @@ class WordSimilarity:
             self._index = bm25s.BM25()
             self._index.index(tokens, show_progress=False)
 
-    def scores(self, text: str) -> Sequence[float]:
+    def scores(self, text: str) -> np.ndarray:
         """All 0 for a text without words."""
         words = bm25s.tokenize([text], return_ids=False, show_progress=False)[0]
         if self._index is None or not words:
-            return [0.0] * self._size
-        return [float(score) for score in self._index.get_scores(words)]
+            return np.zeros(self._size, dtype=np.float32)
+        return np.asarray(self._index.get_scores(words))
 
 
 class VectorSimilarity:
@@ -52,9 +52,9 @@ class VectorSimilarity:
     def __init__(self, rows: np.ndarray, vectors: TextVectors) -> None:
         self._rows, self._vectors = rows, vectors
 
-    def scores(self, text: str) -> Sequence[float]:
+    def scores(self, text: str) -> np.ndarray:
         """From -1 to 1."""
-        return [float(score) for score in self._rows @ self._vectors.one(text)]
+        return np.asarray(self._rows @ self._vectors.one(text))
 
 
 class TextVectors:

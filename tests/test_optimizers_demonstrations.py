@@ -1,5 +1,6 @@
 """Which demonstrations are proposed."""
 
+from dataclasses import replace
 from typing import Literal
 
 import dspy
@@ -83,6 +84,37 @@ def test_more_neighbours_are_tried_where_few_help(worth, tried, winner):
     counts = [c.states["self"].nearest for c in context.seen.values() if c.origin == "nearest"]
     assert (counts, result.winner.name) == (tried, winner)
     assert {s.candidate.name for s in result.standings} >= {f"nearest-{count}" for count in tried}
+
+
+class Long(Valued):
+    """As many prompt tokens a call as there are demonstrations, times `each`."""
+
+    def __init__(self, worth, each):
+        super().__init__(worth)
+        self.each = each
+
+    def evaluate(self, program, candidate, indices):
+        shown = candidate.states["self"].nearest if candidate.states else 0
+        return [
+            replace(outcome, calls=2, prompt_tokens=2 * self.each * shown)
+            for outcome in super().evaluate(program, candidate, indices)
+        ]
+
+
+@pytest.mark.parametrize(
+    ("worth", "each", "tried", "winner"),
+    [
+        ({2: 0.5, 4: 0.5, 8: 0.9}, 400, [4, 2], "nearest-2"),
+        ({2: 0.4, 4: 0.5, 8: 0.9}, 400, [4, 2], "nearest-4"),
+        ({2: 0.9, 4: 0.0, 8: 0.9}, 400, [4], "baseline"),
+        ({2: 0.9, 4: 0.5, 8: 0.6}, 350, [4, 8], "nearest-8"),
+    ],
+)
+def test_where_calls_are_long_fewer_neighbours_are_tried(worth, each, tried, winner):
+    context = Long(worth, each)
+    result = Demonstrations().run(still.Predict(Sort), BASELINE, context)
+    counts = [c.states["self"].nearest for c in context.seen.values() if c.origin == "nearest"]
+    assert (counts, result.winner.name) == (tried, winner)
 
 
 def test_others_are_raced_against_the_best_of_the_nearest():

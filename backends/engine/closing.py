@@ -23,38 +23,69 @@ def shortest_completion(grammar: str, written: bytes, limit: int) -> bytes | Non
 
     A* (Hart, Nilsson and Raphael, 1968) over the grammar's bytes, by what is open. States that allow the same next bytes at
     the same place count as one: a parser's state cannot be compared, and what else tells such states apart seldom matters
-    for the end. Raises `ValueError` if the grammar does not compile or does not allow `written`.
+    for the end. Where MAX_STATES have not led to an end (a type whose shortest value has hundreds of characters), as many
+    more look for a short one: what has come furthest goes first, and what may be closed is closed. Raises `ValueError` if
+    the grammar does not compile or does not allow `written`.
     """
     compiled = _compile(grammar)
     start = compiled.matcher.deep_copy()
     if written and start.try_consume_tokens(list(written)) != len(written):
         raise ValueError(f"the grammar does not allow {written!r}")
-    order = count()
-    states: list[tuple[int, int, llguidance.LLMatcher, bytes, Place]] = []
+    search = _Search(compiled, limit)
+    search.push(start, b"", Place().after(written, compiled.nested))
+    found = search.run()
+    return search.hurried().run() if found is None else found
 
-    def push(matcher: llguidance.LLMatcher, text: bytes, place: Place) -> None:
-        heapq.heappush(states, (len(text) + place.left, next(order), matcher, text, place))
 
-    push(start, b"", Place().after(written, compiled.nested))
-    seen: set[tuple[bytes, Place]] = set()
-    while states and len(seen) < MAX_STATES:
-        _, _, matcher, text, place = heapq.heappop(states)
-        if matcher.is_accepting():
-            return text
-        forced = matcher.compute_ff_bytes()
-        if forced:
-            matcher.consume_tokens(list(forced))
-            if len(text) + len(forced) <= limit:
-                push(matcher, text + forced, place.after(forced, compiled.nested))
-            continue
-        mask = matcher.compute_bitmask()
-        if (mask, place) in seen or len(text) == limit:
-            continue
-        seen.add((mask, place))
-        for byte in compiled.tried(matcher, mask, place):
-            one = bytes([byte])
-            push(_after(matcher, byte), text + one, place.after(one, compiled.nested))
-    return None
+class _Search:
+    """States of a grammar's parser, the most promising of which is gone on with; each is tried once.
+
+    hurry: what has come furthest is the most promising, not what has the shortest text.
+    """
+
+    def __init__(self, grammar: _Grammar, limit: int, hurry: bool = False) -> None:
+        self._grammar, self._limit, self._hurry = grammar, limit, hurry
+        self._order = count()
+        self._states: list[tuple[tuple[int, int], int, llguidance.LLMatcher, bytes, Place]] = []
+
+    def push(self, matcher: llguidance.LLMatcher, text: bytes, place: Place) -> None:
+        size = len(text) + place.left
+        heapq.heappush(self._states, ((-place.marks if self._hurry else 0, size), next(self._order), matcher, text, place))
+
+    def hurried(self) -> _Search:
+        """A search that goes on from where this one gave up."""
+        search = _Search(self._grammar, self._limit, hurry=True)
+        for _, _, matcher, text, place in self._states:
+            search.push(matcher, text, place)
+        return search
+
+    def run(self) -> bytes | None:
+        """The first text that comes to an end; None if there is none, or after MAX_STATES."""
+        seen: set[tuple[bytes, Place]] = set()
+        while self._states and len(seen) < MAX_STATES:
+            _, _, matcher, text, place = heapq.heappop(self._states)
+            if matcher.is_accepting():
+                return text
+            forced = matcher.compute_ff_bytes()
+            if forced:
+                matcher.consume_tokens(list(forced))
+                if len(text) + len(forced) <= self._limit:
+                    self.push(matcher, text + forced, place.after(forced, self._grammar.nested))
+                continue
+            mask = matcher.compute_bitmask()
+            if (mask, place) in seen or len(text) == self._limit:
+                continue
+            seen.add((mask, place))
+            for byte in self._tried(matcher, mask, place):
+                one = bytes([byte])
+                self.push(_after(matcher, byte), text + one, place.after(one, self._grammar.nested))
+        return None
+
+    def _tried(self, matcher: llguidance.LLMatcher, mask: bytes, place: Place) -> list[int]:
+        tried = self._grammar.tried(matcher, mask, place)
+        # Without this, what comes furthest is an array that never ends.
+        closing = [byte for byte in tried if self._hurry and byte in (b'"' if place.quoted else b"}]")]
+        return closing or tried
 
 
 class Place(NamedTuple):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from llguidance import LLMatcher, LLTokenizer
 from pydantic import BaseModel, Field
 from random_types import random_type
-from still.backends.engine import Decode, Engine, Request, Sampling, shortest_completion
+from still.backends.engine import Decode, Engine, Request, Sampling, closing, shortest_completion
 from still.errors import SignatureError
 from still.grammars import compile_grammar
 from still.signatures.lowering import lower_type
@@ -114,6 +114,26 @@ def test_no_end_is_longer_than_one_that_is_known(number):
         assert found is not None
         assert len(found) <= len(whole) - cut
         step.parse((whole[:cut] + found).decode())
+
+
+@pytest.mark.parametrize("number", range(40))
+def test_where_the_shortest_end_is_too_far_a_short_one_is_found(number, monkeypatch):
+    constraint, last = lowered(number)
+    step = PlanDecode("value", constraint, "end" if last else "newline", 100)
+    whole = random_text(step.grammar(), number)
+    written = whole[: random.Random(number).randrange(len(whole) + 1)]
+    shortest = shortest_completion(step.grammar(), written, 4096)
+    monkeypatch.setattr(closing, "MAX_STATES", 5)
+    found = shortest_completion(step.grammar(), written, 4096)
+    assert len(shortest) <= len(found) <= 3 * len(shortest) + 10
+    step.parse((written + found).decode())
+
+
+def test_a_value_of_hundreds_of_characters_can_be_ended():
+    """One whose shortest end takes more states than are tried."""
+    constraint = lower_type(random_type(random.Random(4813), 3), (), "x")
+    found = shortest_completion(f"start: x\n{constraint.rules('x')}", b"", 3000)
+    constraint.parse(found.decode())
 
 
 class Visit(BaseModel):

@@ -96,7 +96,7 @@ class Long(Valued):
     def evaluate(self, program, candidate, indices):
         shown = candidate.states["self"].nearest if candidate.states else 0
         return [
-            replace(outcome, calls=2, prompt_tokens=2 * self.each * shown)
+            replace(outcome, calls=2, prompt_tokens=2 * self.each * (shown or 0))
             for outcome in super().evaluate(program, candidate, indices)
         ]
 

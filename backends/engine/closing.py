@@ -14,6 +14,9 @@ from ...grammars import compile_grammar
 PREFERRED = b'.0a"}]'
 """Bytes tried first: of completions of the same length, the one that reads best."""
 MAX_STATES = 20_000
+"""States after which the shortest end is no longer looked for."""
+HURRIED_STATES = 20_000
+"""As many more are for a short one."""
 MANY = 6
 """So many bytes that may follow are a class of characters; fewer may be the beginnings of options."""
 
@@ -23,9 +26,9 @@ def shortest_completion(grammar: str, written: bytes, limit: int) -> bytes | Non
 
     A* (Hart, Nilsson and Raphael, 1968) over the grammar's bytes, by what is open. States that allow the same next bytes at
     the same place count as one: a parser's state cannot be compared, and what else tells such states apart seldom matters
-    for the end. Where MAX_STATES have not led to an end (a type whose shortest value has hundreds of characters), as many
-    more look for a short one: what has come furthest goes first, and what may be closed is closed. Raises `ValueError` if
-    the grammar does not compile or does not allow `written`.
+    for the end. Where they are too many (in a type whose shortest value has hundreds of characters), it goes on in a hurry
+    and what is found need not be the shortest: what has come furthest goes first, and what may be closed is closed. Raises
+    `ValueError` if the grammar does not compile or does not allow `written`.
     """
     compiled = _compile(grammar)
     start = compiled.matcher.deep_copy()
@@ -33,8 +36,8 @@ def shortest_completion(grammar: str, written: bytes, limit: int) -> bytes | Non
         raise ValueError(f"the grammar does not allow {written!r}")
     search = _Search(compiled, limit)
     search.push(start, b"", Place().after(written, compiled.nested))
-    found = search.run()
-    return search.hurried().run() if found is None else found
+    found = search.run(MAX_STATES)
+    return search.hurried().run(HURRIED_STATES) if found is None else found
 
 
 class _Search:
@@ -59,10 +62,10 @@ class _Search:
             search.push(matcher, text, place)
         return search
 
-    def run(self) -> bytes | None:
-        """The first text that comes to an end; None if there is none, or after MAX_STATES."""
+    def run(self, most: int) -> bytes | None:
+        """The first text that comes to an end; None if there is none, or not after so many states."""
         seen: set[tuple[bytes, Place]] = set()
-        while self._states and len(seen) < MAX_STATES:
+        while self._states and len(seen) < most:
             _, _, matcher, text, place = heapq.heappop(self._states)
             if matcher.is_accepting():
                 return text

@@ -6,36 +6,54 @@ typedef struct {
     float most[TILE], sum[TILE];
 } Softmax;
 
-/* S[16][64] = queries . keys, for one block of up to 4 pages. */
-static void vector_scores(const bf16 *query, const bf16 *const *pages, int count, int dim, int queries, float *s) {
-    for (int p = 0; p < count; p++)
-        for (int i = 0; i < queries; i += 4) {
-            Floats acc[4] = {setzero_ps(), setzero_ps(), setzero_ps(), setzero_ps()};
-            const uint32_t *q = (const uint32_t *)(query + (int64_t)i * dim);
-            for (int d = 0; d < dim / 2; d++) {
-                const Ints key = loadu_si512(pages[p] + d * 2 * PAGE);
-                for (int j = 0; j < 4; j++) acc[j] = dot_bf16(acc[j], set1_epi32((int)q[j * (dim / 2) + d]), key);
-            }
-            for (int j = 0; j < 4; j++) storeu_ps(s + (i + j) * BLOCK + p * PAGE, acc[j]);
-        }
+/* Queries that are computed side by side: with fewer, a product waits for the one before it. */
+#ifdef __AVX512F__
+#define SIDE_BY_SIDE 8
+#else
+#define SIDE_BY_SIDE 4
+#endif
+
+/* Of `rows` queries, a constant where it is called: their products with one page's keys. */
+static inline __attribute__((always_inline)) void page_scores(const Operand *query, const bf16 *page, int dim, float *s, const int rows) {
+    Floats acc[SIDE_BY_SIDE];
+    for (int j = 0; j < rows; j++) acc[j] = setzero_ps();
+    for (int d = 0; d < dim; d += 2) {
+        const Pairs key = pairs_of(loadu_si512(page + d * PAGE));
+        for (int j = 0; j < rows; j++) acc[j] = dot_pair(acc[j], query + j * dim + d, key);
+    }
+    for (int j = 0; j < rows; j++) storeu_ps(s + j * BLOCK, acc[j]);
 }
 
-/* acc[16][dim] += P[16][64] (bf16) . values. */
-static void vector_values(const bf16 *weight, const bf16 *const *pages, int count, int dim, int queries, float *acc) {
-    for (int i = 0; i < queries; i += 4)
-        for (int d = 0; d < dim; d += 16) {
-            Floats sum[4];
-            for (int j = 0; j < 4; j++) sum[j] = loadu_ps(acc + (i + j) * dim + d);
-            for (int p = 0; p < count; p++)
-                for (int t = 0; t < PAGE / 2; t++) {
-                    const Ints value = loadu_si512(pages[p] + t * 2 * dim + d * 2);
-                    for (int j = 0; j < 4; j++) {
-                        const uint32_t pair = *(const uint32_t *)(weight + (i + j) * BLOCK + p * PAGE + t * 2);
-                        sum[j] = dot_bf16(sum[j], set1_epi32((int)pair), value);
-                    }
-                }
-            for (int j = 0; j < 4; j++) storeu_ps(acc + (i + j) * dim + d, sum[j]);
-        }
+/* S[16][64] = queries . keys, for one block of up to 4 pages. */
+static void vector_scores(const Operand *query, const bf16 *const *pages, int count, int dim, int queries, float *s) {
+    for (int p = 0; p < count; p++) {
+        int i = 0;
+        for (; i + SIDE_BY_SIDE <= queries; i += SIDE_BY_SIDE)
+            page_scores(query + i * dim, pages[p], dim, s + i * BLOCK + p * PAGE, SIDE_BY_SIDE);
+        if (i < queries) page_scores(query + i * dim, pages[p], dim, s + i * BLOCK + p * PAGE, 4);
+    }
+}
+
+static inline __attribute__((always_inline)) void row_values(const Operand *weight, const bf16 *const *pages, int count, int dim,
+                                                             float *acc, const int rows) {
+    for (int d = 0; d < dim; d += 16) {
+        Floats sum[SIDE_BY_SIDE];
+        for (int j = 0; j < rows; j++) sum[j] = loadu_ps(acc + j * dim + d);
+        for (int p = 0; p < count; p++)
+            for (int t = 0; t < PAGE; t += 2) {
+                const Pairs value = pairs_of(loadu_si512(pages[p] + t * dim + d * 2));
+                for (int j = 0; j < rows; j++) sum[j] = dot_pair(sum[j], weight + j * BLOCK + p * PAGE + t, value);
+            }
+        for (int j = 0; j < rows; j++) storeu_ps(acc + j * dim + d, sum[j]);
+    }
+}
+
+/* acc[16][dim] += P[16][64] . values. */
+static void vector_values(const Operand *weight, const bf16 *const *pages, int count, int dim, int queries, float *acc) {
+    int i = 0;
+    for (; i + SIDE_BY_SIDE <= queries; i += SIDE_BY_SIDE)
+        row_values(weight + i * BLOCK, pages, count, dim, acc + i * dim, SIDE_BY_SIDE);
+    if (i < queries) row_values(weight + i * BLOCK, pages, count, dim, acc + i * dim, 4);
 }
 
 #ifdef __AMX_BF16__
@@ -95,7 +113,7 @@ static void tile_values(const bf16 *weight, const bf16 *const *pages, int count,
 }
 #endif
 
-static void block_scores(const bf16 *query, const bf16 *const *pages, int count, int dim, int queries, float *s) {
+static void block_scores(const Operand *query, const bf16 *const *pages, int count, int dim, int queries, float *s) {
 #ifdef __AMX_BF16__
     if (dim % 32 == 0) {
         tile_scores(query, pages, count, dim, s);
@@ -105,7 +123,7 @@ static void block_scores(const bf16 *query, const bf16 *const *pages, int count,
     vector_scores(query, pages, count, dim, queries, s);
 }
 
-static void block_values(const bf16 *weight, const bf16 *const *pages, int count, int dim, int queries, float *acc) {
+static void block_values(const Operand *weight, const bf16 *const *pages, int count, int dim, int queries, float *acc) {
 #ifdef __AMX_BF16__
     if (dim % 32 == 0) {
         tile_values(weight, pages, count, dim, acc);
@@ -117,7 +135,7 @@ static void block_values(const bf16 *weight, const bf16 *const *pages, int count
 
 /* One query's scores to weights: scale, hide keys (unless `whole`, a constant where it is called: it sees all of the block),
  * and add them up. Returns what its earlier sums are to be multiplied by. */
-static inline __attribute__((always_inline)) float row_softmax(const float *s, bf16 *weight, float *state_most, float *state_sum,
+static inline __attribute__((always_inline)) float row_softmax(const float *s, Operand *weight, float *state_most, float *state_sum,
                                                                float scale, int visible, int hidden, const int whole) {
     const Ints lane = lane_numbers();
     Floats x[BLOCK_PAGES];
@@ -140,7 +158,7 @@ static inline __attribute__((always_inline)) float row_softmax(const float *s, b
         Floats e = exp_ps(sub_ps(x[p], set1_ps(now)));
         if (!whole) e = maskz_mov_ps(seen[p], e);
         total = add_ps(total, e);
-        store_bf16(weight + p * PAGE, e);
+        store_operand(weight + p * PAGE, e);
     }
     float kept = 1.0f;
     if (now != before) kept = before == -INFINITY ? 0.0f : first_ps(exp_ps(set1_ps(before - now)));
@@ -150,12 +168,12 @@ static inline __attribute__((always_inline)) float row_softmax(const float *s, b
 }
 
 /* Of all queries: weights, running maximum and sum, and acc rescaled. Keys outside first[i] .. last[i] are hidden. */
-static void block_softmax(float *s, bf16 *weight, Softmax *state, float *acc, int queries, int dim, float scale,
+static void block_softmax(float *s, Operand *weight, Softmax *state, float *acc, int queries, int dim, float scale,
                           int position, int keys, const int *first, const int *last) {
     for (int i = 0; i < queries; i++) {
         const int visible = last[i] - position + 1 < keys ? last[i] - position + 1 : keys, hidden = first[i] - position;
         if (visible <= 0 || hidden >= keys) { /* nothing seen: the weights are zero and the state stays */
-            memset(weight + i * BLOCK, 0, BLOCK * sizeof(bf16));
+            memset(weight + i * BLOCK, 0, BLOCK * sizeof(Operand));
             continue;
         }
         const float *scores = s + i * BLOCK;
@@ -171,7 +189,7 @@ static void block_softmax(float *s, bf16 *weight, Softmax *state, float *acc, in
 
 /* Up to 16 queries of one kv head: rows `row[0 .. rows)` times the query heads that share it. first, last: positions each sees. */
 typedef struct {
-    bf16 query[TILE * 256] __attribute__((aligned(64)));
+    Operand query[TILE * 256] __attribute__((aligned(64)));
     float sums[TILE * 256] __attribute__((aligned(64)));
     Softmax softmax;
     int first[TILE], last[TILE], queries, padded, nearest, furthest;
@@ -193,7 +211,7 @@ static void gather_queries(Queries *tile, const Network *net, const Layer *layer
     for (int i = 0; i < tile->padded; i++) {
         const int64_t head = head_of(net, row, kv, i < tile->queries ? i : 0);
         const int last = step->positions[head / net->heads];
-        memcpy(tile->query + i * dim, w->query + head * dim, dim * sizeof(bf16));
+        load_operands(tile->query + i * dim, w->query + head * dim, dim);
         memcpy(tile->sums + i * dim, w->attended + head * dim, dim * sizeof(float));
         tile->softmax.most[i] = w->state[2 * head];
         tile->softmax.sum[i] = w->state[2 * head + 1];
@@ -223,7 +241,7 @@ static void attend_part(const Network *net, const Layer *layer, const Step *step
     const int dim = net->head_dim, per_tile = rows_per_tile(net);
     const int rows = part->rows, tiles = (rows + per_tile - 1) / per_tile;
     Queries tile[SPAN];
-    bf16 weight[TILE * BLOCK] __attribute__((aligned(64)));
+    Operand weight[TILE * BLOCK] __attribute__((aligned(64)));
     float s[TILE * BLOCK] __attribute__((aligned(64)));
     for (int t = 0, r = 0; t < tiles; t++, r += per_tile)
         gather_queries(tile + t, net, layer, step, w, row + r, rows - r < per_tile ? rows - r : per_tile, kv);

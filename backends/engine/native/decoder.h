@@ -23,6 +23,8 @@
 #define ZERO_POINT 0
 #endif
 
+static inline Floats load_bf16(const bf16 *x) { return castsi512_ps(slli_epi32(cvtepu16_epi32(loadu_halves(x)), 16)); }
+
 #ifdef __AVX512BF16__
 static inline Floats dot_bf16(Floats acc, Ints a, Ints b) { return _mm512_dpbf16_ps(acc, (__m512bh)a, (__m512bh)b); }
 static inline void store_bf16(bf16 *out, Floats x) { _mm256_storeu_si256((__m256i *)out, (__m256i)_mm512_cvtneps_pbh(x)); }
@@ -61,8 +63,7 @@ static inline Floats dot_pair(Floats acc, const Operand *a, Pairs b) {
 }
 static inline void store_operand(Operand *out, Floats x) { storeu_ps(out, high_halves(rounded(x))); }
 static inline void load_operands(Operand *out, const bf16 *x, int n) {
-    for (int i = 0; i < n; i += 16)
-        storeu_ps(out + i, castsi512_ps(slli_epi32(cvtepu16_epi32(loadu_halves(x + i)), 16)));
+    for (int i = 0; i < n; i += 16) storeu_ps(out + i, load_bf16(x + i));
 }
 #endif
 

@@ -65,10 +65,7 @@ static void halve_row(const float *x, bf16 *out, int n, int width) {
 static void sum_groups(const bf16 *x, float *sums, int width, int group) {
     for (int begin = 0, g = 0; begin < width; begin += group, g++) {
         Floats sum = setzero_ps();
-        for (int i = begin; i < begin + group && i < width; i += 16) {
-            const Ints wide = cvtepu16_epi32(loadu_halves(x + i));
-            sum = add_ps(sum, castsi512_ps(slli_epi32(wide, 16)));
-        }
+        for (int i = begin; i < begin + group && i < width; i += 16) sum = add_ps(sum, load_bf16(x + i));
         sums[g] = reduce_add_ps(sum);
     }
 }

@@ -34,10 +34,12 @@ unit: setup
 parses: setup
 	STILL_INPUTS=200 $(BIN)/python -m pytest tests/test_typed_dspy.py -q
 
-# Fills docs/benchmarks.md's tables cell by cell, over hours; what was measured before is not measured again.
+# Measures what docs/benchmarks.md reports, cell by cell, over hours; what was measured before is not measured again.
 benchmark: setup
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[benchmarks]"
 	$(BIN)/python benchmarks/engine.py
+	$(BIN)/python benchmarks/formats.py
+	$(BIN)/python benchmarks/adapters.py
 	$(BIN)/python benchmarks/typed.py
 	$(BIN)/python benchmarks/compile.py
 	$(BIN)/python benchmarks/weights.py

@@ -77,6 +77,7 @@ app.command()(ledger)
 def run(
     artifact: Annotated[Path, typer.Argument(help="Artifact folder.")],
     inputs: Annotated[str, typer.Argument(help="A JSON object of inputs, or a csv, jsonl or parquet file of them.")],
+    program: Annotated[str, typer.Option(help="FILE.py:NAME of the program, where it is a module.")] = "",
     allow_import: Annotated[bool, typer.Option(help="Import the program's class: runs its code.")] = False,
 ) -> None:
     """Answer with a compiled program: one JSON line per input.
@@ -89,15 +90,15 @@ def run(
     from .compiler.invocation import call
     from .compiler.load import load
 
-    program = load(artifact, allow_import=allow_import)
+    compiled = load(artifact, named_program(program) if program else None, allow_import=allow_import)
     if inputs.lstrip().startswith("{"):
         rows = [json_object(inputs)]
     else:
-        names = input_names(program)
+        names = input_names(compiled)
         dataset = Dataset.read(inputs, inputs=present_inputs(Path(inputs), names))
         rows = [{name: example[name] for name in dataset.inputs} for example in dataset]
     for row in rows:
-        print(json.dumps(to_jsonable_python(call(program, row).toDict()), ensure_ascii=False), flush=True)
+        print(json.dumps(to_jsonable_python(call(compiled, row).toDict()), ensure_ascii=False), flush=True)
 
 
 app.command()(export)
@@ -108,6 +109,7 @@ def explain(
     what: Annotated[str, typer.Argument(help="An artifact folder, or FILE.py:NAME of a program.")],
     inputs: Annotated[str, typer.Option("--input", help="A JSON object of inputs: run it, show what the call costs.")] = "",
     model: Annotated[str, typer.Option(help="Local model, for FILE.py:NAME.")] = "smollm2-135m",
+    program: Annotated[str, typer.Option(help="FILE.py:NAME of an artifact's program, where it is a module.")] = "",
     allow_import: Annotated[bool, typer.Option(help="Import the program's class: runs its code.")] = False,
 ) -> None:
     """Show each predictor's plan: what is fixed, what varies, what is decoded under which constraint.
@@ -118,13 +120,13 @@ def explain(
     from .compiler.evidence import prompt_text
 
     if ":" in what and not Path(what).exists():
-        program = named_program(what)
-        for name, predictor in program.named_predictors():
+        named = named_program(what)
+        for name, predictor in named.named_predictors():
             output.print(f"# {name}\n{prompt_text(predictor)}\n", markup=False)
         if inputs:
             from .backends.lm import LM
 
-            _print_costs(program, inputs, LM(model))
+            _print_costs(named, inputs, LM(model))
         return
     artifact = read_artifact(what)
     compiled_for = artifact.manifest["model"]["name"]
@@ -135,8 +137,8 @@ def explain(
     if inputs:
         from .compiler.load import load
 
-        program = load(what, allow_import=allow_import)
-        _print_costs(program, inputs, program.get_lm())
+        compiled = load(what, named_program(program) if program else None, allow_import=allow_import)
+        _print_costs(compiled, inputs, compiled.get_lm())
 
 
 def _print_costs(program: Any, inputs: str, lm: Any) -> None:
@@ -152,11 +154,11 @@ register(app)
 
 def main() -> None:
     """Entry point: Still's own errors are messages, everything else is a traceback."""
-    errors = Console(stderr=True, highlight=False, soft_wrap=True)
+    errors = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
     try:
         app()
     except StillError as error:
-        errors.print(f"error: {error}", markup=False)
+        errors.print(f"error: {error}")
         sys.exit(1)
     except SystemExit as stop:
         if stop.code == INTERRUPTED:

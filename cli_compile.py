@@ -19,8 +19,12 @@ def compile_(
     train: Annotated[Path, typer.Argument(help="csv, jsonl or parquet with inputs and labels.")],
     to: Annotated[Path | None, typer.Option("--output", "-o", help="Artifact folder to write.")] = None,
     dev: Annotated[Path | None, typer.Option(help="Examples to choose by; default: 40 % of train.")] = None,
-    metric: Annotated[str, typer.Option(help="exact, normalized, or FILE.py:FUNCTION.")] = "exact",
-    level: Annotated[str, typer.Option(help="O0 measures; O1 demonstrations; O2 instructions, knobs; O3 weights.")] = "O1",
+    metric: Annotated[
+        str, typer.Option(help="exact, normalized, f1, set_f1, span_f1, close, json_fields, or FILE.py:NAME.")
+    ] = "exact",
+    level: Annotated[
+        str, typer.Option(help="O0 measures; O1 demonstrations, decisions; O2 instructions, knobs; O3 weights.")
+    ] = "O1",
     model: Annotated[str, typer.Option(help="Local model to compile for.")] = "smollm2-135m",
     objective: Annotated[str, typer.Option(help="quality, latency, or both with a comma: the first decides.")] = "quality",
     embedder: Annotated[str, typer.Option(help="Finds the nearest examples: minilm, a folder, a hub id; words.")] = "minilm",
@@ -54,8 +58,9 @@ def compile_(
         output.print(str(estimate(module, data, given, **options)))
         return
     result = compile_program(module, data, given, ledger=ledger, **options)
+    saved = result.save(to)  # first: a report that cannot be printed must not cost what was compiled
     output.print(str(result.report), markup=False)
-    output.print(f"saved {result.save(to)}", markup=False)
+    output.print(f"saved {saved}", markup=False)
 
 
 def _budget(seconds: float | None, calls: int | None, tokens: int | None) -> Budget | None:

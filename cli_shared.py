@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import json
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,8 @@ from rich.console import Console
 from .errors import DatasetError, StillError
 
 # On a pipe rich assumes 80 columns and folds tables: whoever reads a file or greps wants whole lines.
-output = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
+# Texts of programs, data and models are printed as they are: what looks like markup or an emoji is none.
+output = Console(highlight=False, markup=False, emoji=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
 
 
 def named(path: str) -> Any:
@@ -43,11 +46,29 @@ def named_program(path: str) -> Any:
 
 
 def input_names(program: Any) -> set[str]:
-    return {name for _, predictor in program.named_predictors() for name in predictor.signature.input_fields}
+    """What a call takes: the inputs of a predictor's signature, or the parameters of a module's `forward` (`aforward`); only
+    where that takes any (`**inputs`) those of its predictors too: what one step tells the next may be a label."""
+    from .signatures.bridge import DspyChainOfThought, DspyPredict
+
+    fields = {name for _, predictor in program.named_predictors() for name in predictor.signature.input_fields}
+    if isinstance(program, DspyPredict | DspyChainOfThought):
+        return fields
+    parameters = _called(program).parameters.values()
+    names = {one.name for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)}
+    return names | fields if any(one.kind is one.VAR_KEYWORD for one in parameters) else names
+
+
+def _called(program: Any) -> inspect.Signature:
+    """Of what a call of a module runs, see `compiler.invocation.call`."""
+    for method in ("forward", "aforward"):
+        with suppress(AttributeError):
+            # Not getattr(program, ...): dspy would log that forward should not be called directly.
+            return inspect.signature(object.__getattribute__(program, method))
+    return inspect.signature(program)
 
 
 def present_inputs(file: Path, names: set[str]) -> list[str]:
-    """The program's input fields that are columns of the file; which ones are missing is for compile to say."""
+    """The program's inputs that are columns of the file; which ones are missing is for compile to say."""
     from .backends.readers import read_table
 
     columns = read_table(file).columns

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from typed_sets import DATA
 
 OUTPUT = Path(".still") / "benchmarks"
 TRAIN_ROWS, BATCH, RATE, RANK = 640, 16, 1e-3, 16
@@ -21,7 +22,7 @@ Tokens = tuple[int, ...]
 
 def labelled(case: str, split: str, count: int) -> list[tuple[str, str]]:
     """(text, label) of the first rows of a data set's split; none where the data is not there."""
-    file = Path(os.environ.get("STILL_DATA", "../shared/data")) / case / f"{split}.jsonl"
+    file = DATA / case / f"{split}.jsonl"
     if not file.is_file():
         return []
     rows = [json.loads(line) for line in file.read_text("utf-8").splitlines()[:count]]

@@ -153,7 +153,7 @@ def main() -> None:
         print(share)
     for system in SYSTEMS:
         if version_of(system) is None:
-            print(f"{system} is not installed: pip install 'still[benchmarks]'")
+            print(f"{system} is not installed: pip install -e '.[benchmarks]'")
     if options.json:
         print(json.dumps(rows))
 

@@ -211,7 +211,7 @@ def _write(target: Path, files: Mapping[str, str | bytes]) -> None:
     try:
         lines = []
         for name, text in sorted(files.items()):
-            content = text.encode() if isinstance(text, str) else text
+            content = _encoded(text) if isinstance(text, str) else text
             (temporary / name).parent.mkdir(parents=True, exist_ok=True)
             (temporary / name).write_bytes(content)
             lines.append(f"{hashlib.sha256(content).hexdigest()}  {name}\n")
@@ -228,6 +228,11 @@ def _write(target: Path, files: Mapping[str, str | bytes]) -> None:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def _encoded(text: str) -> bytes:
+    """As UTF-8, halves of surrogate pairs as U+FFFD: data and models may hold them, UTF-8 cannot."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
 
 
 def _json(data: Any) -> str:

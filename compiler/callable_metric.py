@@ -9,7 +9,12 @@ from typing import Any
 
 from ..errors import MetricError
 from ..signatures.bridge import Example, Prediction
+from .canonical import canonical_json
+from .function_source import described
 from .metric import Metric, Score, short
+
+_ROUNDING = 1e-9
+"""How far rounding may take a sum of shares outside of 0 to 1."""
 
 
 class CallableMetric(Metric):
@@ -19,6 +24,11 @@ class CallableMetric(Metric):
         self.name = getattr(function, "__name__", type(function).__name__)
         self._function = function
         self._trace_as = _trace_parameter(function, self.name)
+
+    @property
+    def identity(self) -> str:
+        """Its name, its source (where that cannot be read, its full name) and the values that the source does not show."""
+        return f"{self.name}\n{canonical_json(described(self._function))}"
 
     def score(self, example: Example, prediction: Any, trace: Any = None) -> Score:
         positional = (trace,) if self._trace_as == "positional" else ()
@@ -39,16 +49,20 @@ class CallableMetric(Metric):
             value, feedback = result.value, result.feedback
         elif isinstance(result, Prediction):
             value, feedback = result.get("score"), str(result.get("feedback") or "")
-        elif not isinstance(result, Real) and hasattr(result, "item") and getattr(result, "size", 2) == 1:
-            value = result.item()  # a numpy scalar: numpy's bool is no Real
-        if not isinstance(value, Real) or not 0 <= float(value) <= 1:  # NaN fails both comparisons
+        value = _unwrapped(value)
+        if not isinstance(value, Real) or not -_ROUNDING <= float(value) <= 1 + _ROUNDING:  # NaN fails both comparisons
             if inspect.iscoroutine(result):
                 result.close()
             raise MetricError(
                 f"metric {self.name} returned {result!r:.100} for example {short(example)}; "
                 "return a number from 0 to 1, a bool, or Score(value, feedback)"
             )
-        return Score(float(value), feedback)
+        return Score(min(max(float(value), 0.0), 1.0), feedback)
+
+
+def _unwrapped(value: Any) -> Any:
+    """Of a numpy scalar its value: numpy's bool is no Real, and its integers have no JSON form."""
+    return value.item() if hasattr(value, "item") and getattr(value, "size", 2) == 1 else value
 
 
 def _trace_parameter(function: Callable[..., Any], name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,14 @@ from .evaluation import Evaluator
 from .identity import program_digest
 from .job import Job, refuse_total_failure
 from .ledger import Ledger, opened
+from .ledger_run import noted, run_row
 from .lms import resolve
 from .metrics import as_metric
 from .progress import ProgressBar
 from .report_table import Row, make_row
 from .result import Result
 from .task import Level, make_task, typed
+from .verdicts import Verdicts
 
 DEFAULT_LEDGER = Path(".still") / "ledger.duckdb"
 
@@ -79,15 +82,18 @@ def evaluate(
 ) -> Row:
     """Score `program` as it is on `dataset`, and return the row a report would have for it.
 
-    Arguments are those of `compile`.
+    Arguments are those of `compile`; raises as it does. In the ledger it is a run of level "evaluate".
     """
     program, lm = resolve(program, lm)
-    dataset = typed(program, dataset, "dataset")
-    with opened(ledger) as book, ProgressBar(progress) as bar:
+    dataset, judged = typed(program, dataset, "dataset"), as_metric(metric)
+    name = program_digest(program)
+    run = run_row(program, name, "evaluate", judged, lm, seed, {"test": dataset})
+    with opened(ledger) as book, ProgressBar(progress) as bar, noted(book, run) as told:
         bar.describe("evaluating")
         bar.expect(len(dataset))
-        name = program_digest(program)
-        evaluator = Evaluator(program, name, as_metric(metric), lm, book, f"evaluate-{name[:12]}", bar)
+        evaluator = Evaluator(program, name, judged, lm, book, run.run_id, bar, Verdicts(book, run.run_id))
         outcomes = evaluator.evaluate(BASELINE, list(dataset), "test")
         refuse_total_failure(outcomes)
-        return make_row(Standing(BASELINE, tuple(outcomes)), "", seed)
+        row = make_row(Standing(BASELINE, tuple(outcomes)), "", seed)
+        told.update(asdict(row))
+        return row

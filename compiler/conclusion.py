@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from ..optimizers.budget import OutOfBudget
 from ..optimizers.candidate import Candidate
 from ..optimizers.context import PassResult, Standing
-from ..optimizers.racing import UNFINISHED, measure
+from ..optimizers.racing import gains, measure
 from ..optimizers.selection import CONFIDENCE, Selection, select
 from .audit import audit
 from .context import CompileContext
@@ -44,12 +45,12 @@ def conclude(task: Task, context: CompileContext, passed: Passed) -> Result:
         if known is None or len(known.outcomes) < len(standing.outcomes):
             found[standing.candidate.digest] = standing
     baseline = measure(task.program, BASELINE, context)
-    found = {BASELINE.digest: baseline, **{key: s for key, s in found.items() if key != BASELINE.digest}}
+    found = {BASELINE.digest: baseline, **{key: s for key, s in found.items() if key != BASELINE.digest and s.outcomes}}
+    best = _best(task, context, passed, found)
     selection = select(baseline, list(found.values()), task.seed)
-    winner, notes = _settle(passed, selection, len(task.dev))
     # Passes may have come to the same candidate by other names: it goes by that of its row.
-    winner = found[winner.digest].candidate if winner.digest in found else winner
-    writer = _Writer(task, context, passed, selection, winner, _audit(task))
+    winner, notes = _settle(task, passed, selection, best, baseline)
+    writer = _Writer(task, context, passed, selection, best.candidate, _audit(task))
     if "latency" not in task.objective:
         return writer.result(winner, list(found.values()), Timed(), notes)
     try:
@@ -65,19 +66,38 @@ def conclude(task: Task, context: CompileContext, passed: Passed) -> Result:
     return replace(writer.result(chosen, standings, timed, notes), front=front)
 
 
-def _settle(passed: Passed, selection: Selection, size: int) -> tuple[Candidate, tuple[str, ...]]:
+def _best(task: Task, context: CompileContext, passed: Passed, found: dict[str, Standing]) -> Standing:
+    """What the passes settled on, if it is known on all of dev (one that no pass has measured is measured now); where the
+    budget ended before that, the best of those that are."""
+    winner, size = passed.results[-1].winner, len(task.dev)
+    if winner.digest not in found:
+        with suppress(OutOfBudget):
+            found[winner.digest] = Standing(winner, measure(task.program, winner, context).outcomes)
+    settled = found.get(winner.digest)
+    if settled is not None and len(settled.outcomes) == size:
+        return settled
+    return max((s for s in found.values() if len(s.outcomes) == size), key=lambda s: s.mean)
+
+
+def _settle(
+    task: Task, passed: Passed, selection: Selection, best: Standing, baseline: Standing
+) -> tuple[Candidate, tuple[str, ...]]:
     """Keep the program as it is where the examples cannot tell the best candidate from it."""
     notes: tuple[str, ...] = ()
-    best = passed.results[-1].winner
     if passed.stopped:
         notes = (f"stopped when {passed.stopped} were spent: the best until then",)
-    if best.digest == BASELINE.digest or selection.confidence >= CONFIDENCE:
-        return best, notes
-    return BASELINE, (
-        *notes,
-        f"{best.name} looked better, but {size} dev examples cannot tell it from the program as it is: picked on a "
-        f"resample, it is ahead on the rest in {selection.confidence:.0%} of resamples ({CONFIDENCE:.0%} wanted)",
-    )
+    if best is baseline:
+        return BASELINE, notes
+    name, size = best.candidate.name, len(task.dev)
+    looked = f"{name} looked better, but {size} dev examples cannot tell it from the program as it is"
+    if selection.confidence < CONFIDENCE:
+        why = f"picked on a resample, it is ahead on the rest in {selection.confidence:.0%} of resamples"
+        return BASELINE, (*notes, f"{looked}: {why} ({CONFIDENCE:.0%} wanted)")
+    # Of two or three examples resamples know nothing that is not in all of them.
+    if not gains(best, baseline, task.seed, 1.0 - CONFIDENCE):
+        why = f"by chance it would be as far ahead with a probability of {1 - CONFIDENCE:.0%} or more"
+        return BASELINE, (*notes, f"{looked}: {why}")
+    return best.candidate, notes
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +109,7 @@ class _Writer:
     passed: Passed
     selection: Selection
     best: Candidate
-    """What the selection is about."""
+    """What the passes settled on, which the selection is about."""
     audit: tuple[str, ...]
 
     def result(self, winner: Candidate, standings: Sequence[Standing], timed: Timed, notes: tuple[str, ...]) -> Result:
@@ -106,13 +126,13 @@ class _Writer:
             dev_size=len(task.dev),
             seconds=self.passed.seconds,
             resumed=self.context.progress.resumed,
-            saved=sum(len(task.dev) - len(s.outcomes) for s in standings if not (s.dropped or "").startswith(UNFINISHED)),
+            saved=sum(len(task.dev) - len(s.outcomes) for s in standings if s.was_raced_away),
             winner=winner.name,
             rows=tuple(
                 replace(row, latency=timed.latencies.get(s.candidate.digest), on_front=s.candidate.digest in fronts)
                 for row, s in zip(rows, standings, strict=True)
             ),
-            notes=tuple(note for result in self.passed.results for note in result.notes) + notes,
+            notes=(*(note for result in self.passed.results for note in result.notes), *_unscored(self.context), *notes),
             calibrations=calibrations if _is_calibrated(winner) else (),
             selection=self.selection if winner.digest == self.best.digest else None,
             evidence=self._evidence(winner),
@@ -141,6 +161,13 @@ def _audit(task: Task) -> tuple[str, ...]:
     if set(task.train.inputs) != set(task.dev.inputs):
         return (f"train has the inputs {', '.join(task.train.inputs)}, dev {', '.join(task.dev.inputs)}",)
     return audit(task.train, task.dev).notes()
+
+
+def _unscored(context: CompileContext) -> tuple[str, ...]:
+    if not context.unscored:
+        return ()
+    count, first = len(context.unscored), context.unscored[0]
+    return (f"the metric failed on {count} answers that were sampled for training, which counted 0; the first: {first}",)
 
 
 def _verdict(standing: Standing, winner: Candidate, front: set[str]) -> str:

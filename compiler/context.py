@@ -18,6 +18,7 @@ from .evaluation import Evaluator
 from .evidence import Course
 from .ledger import Ledger
 from .progress import ProgressBar
+from .verdicts import Verdicts, kept_in
 
 if TYPE_CHECKING:
     from .task import Task
@@ -37,6 +38,8 @@ class CompileContext:
     proposer: Any = None
     embedder: str | None = None
     history: list[Standing] = field(default_factory=list)
+    unscored: list[str] = field(default_factory=list)
+    """What the metric said of answers that it failed on outside of any evaluation."""
 
     @property
     def input_fields(self) -> frozenset[str]:
@@ -65,8 +68,10 @@ class CompileContext:
     def score(self, example: Example, prediction: Any) -> float:
         """The metric of a prediction."""
         try:
-            return self.evaluator.metric.score(example, prediction).value
-        except MetricError:
+            with kept_in(self.evaluator.verdicts):
+                return self.evaluator.metric.score(example, prediction).value
+        except MetricError as error:
+            self.unscored.append(str(error))
             return 0.0
 
     def evaluate(self, program: Module, candidate: Candidate, indices: Sequence[int]) -> list[Outcome]:
@@ -75,6 +80,11 @@ class CompileContext:
         outcomes = self.evaluator.evaluate(candidate, _pick(self.dev, indices), "dev")
         self.course.note(candidate, indices, outcomes)
         return outcomes
+
+    def practise(self, program: Module, candidate: Candidate, indices: Sequence[int]) -> list[Outcome]:
+        """Run a candidate on these train examples, with the student LM."""
+        self.progress.describe(f"{candidate.name} on train")
+        return self.evaluator.evaluate(candidate, _pick(self.train, indices), "train")
 
     def rollouts(self, program: Module, candidate: Candidate, indices: Sequence[int]) -> list[Rollout]:
         """Trace a candidate on these train examples, with the teacher; none if the budget is spent."""
@@ -88,7 +98,7 @@ def make_context(
     task: Task, program_id: str, ledger: Ledger, run_id: str, progress: ProgressBar, spending: Spending
 ) -> CompileContext:
     """The context of a task whose evaluations go to this run of a ledger."""
-    shared = (ledger, run_id, progress, spending)
+    shared = (ledger, run_id, progress, Verdicts(ledger, run_id), spending)
     evaluator, teacher = (
         Evaluator(task.program, program_id, task.metric, lm, *shared) for lm in (task.lm, task.teacher)
     )

@@ -56,9 +56,10 @@ def export_dspy(compiled: Compiled | Module, path: str | Path, *, lossy: bool = 
     Instructions, descriptions and fixed demonstrations are written; those that the compiled program leaves out because they
     lack a field are not. The LM is written if it is a plain dspy.LM (never its key); a local one is for `dspy.configure`.
 
-    DSPy's format has no demonstrations chosen per input, no scored outputs or calibrations, and no knobs. A program that has
-    any is refused, unless `lossy`: then the first of a pool, balanced by label, become fixed demonstrations, the rest is
-    left out, and `lost` says so. A setting that the program's own class makes is counted too, though DSPy will have it.
+    DSPy's format has no demonstrations chosen per input, no scored outputs or calibrations, no knobs, and no adapters. A
+    program that has any is refused, unless `lossy`: then the first of a pool, balanced by label, become fixed
+    demonstrations, the rest is left out, and `lost` says so. A setting that the program's own class makes is counted too,
+    though DSPy will have it.
 
     Raises `ArtifactError` for what cannot be said or written.
     """
@@ -114,6 +115,8 @@ def _losses(program: Module, knobs: Mapping[str, Any]) -> Iterator[str]:
         for field, given in state.fields.items():
             settings = ", ".join(key if isinstance(value, dict) else f"{key}={value!r}" for key, value in given.items())
             yield f"predictor {name!r}, field {field!r}: {settings}"
+        if state.adapter is not None:
+            yield f"predictor {name!r}: the adapter that was trained for it; `still export --to peft` writes it"
     for path, value in sorted(knobs.items()):
         yield f"knob {path!r}: {value!r}"
 

@@ -73,7 +73,7 @@ class Estimate:
         for one in (*self.passes, total):
             spans = [_span(getattr(one.low, name), getattr(one.high, name)) for name in Cost.__slots__]
             table.add_row(one.name, str(one.candidates), *spans)
-        console = Console(file=io.StringIO(), width=132, force_terminal=False)
+        console = Console(file=io.StringIO(), width=132, force_terminal=False, markup=False, emoji=False)
         console.print(table)
         for note in (f"measured on {self.probed} example runs in {self.seconds:.1f} s", *self.notes):
             console.print(note, highlight=False, markup=False)

@@ -11,12 +11,12 @@ from typing import Any
 
 from ..optimizers.budget import Spending
 from ..optimizers.candidate import Candidate, asked_signature
-from ..optimizers.context import Outcome, PassResult
+from ..optimizers.context import Outcome, PassResult, Standing
 from ..optimizers.nearest import NearestDemonstrations
 from ..signatures.bridge import Example, Module
 from ..signatures.layout import lower
 from .canonical import canonical_json
-from .evaluation import Run
+from .example_run import Run
 
 TEXT_LIMIT = 400
 """Characters of an input, label or answer that are kept."""
@@ -126,15 +126,18 @@ class Course:
         self.points.append(Point(candidate.name, score, best, spent.all_calls, spent.all_tokens, spent.elapsed))
 
 
-def make_step(name: str, start: Candidate, result: PassResult, spent: Mapping[str, float]) -> Step:
-    """Summarize a pass; `spent` has its calls, tokens and seconds."""
-    means = {s.candidate.digest: s.mean for s in reversed(result.standings)}
+def make_step(
+    name: str, start: Candidate, result: PassResult, spent: Mapping[str, float], known: Sequence[Standing] = ()
+) -> Step:
+    """Summarize a pass; `spent` has its calls, tokens and seconds. known: what was measured before it."""
+    means = {s.candidate.digest: s.mean for s in (*known, *reversed(result.standings)) if s.outcomes}
+    tried = {s.candidate.digest: s for s in reversed(result.standings) if s.outcomes}
     return Step(
         name=name,
         start=start.name,
         end=result.winner.name,
-        candidates=len(result.standings),
-        raced_away=sum(s.dropped is not None for s in result.standings),
+        candidates=len(tried),
+        raced_away=sum(s.was_raced_away for s in tried.values()),
         score_before=means.get(start.digest, 0.0),
         score_after=means.get(result.winner.digest, 0.0),
         calls=int(spent["calls"]),

@@ -11,7 +11,7 @@ from contextvars import copy_context
 from typing import Any
 
 from ..optimizers.context import PredictorTrace
-from ..signatures.bridge import Module
+from ..signatures.bridge import LMError, LMInvalidRequestError, LMUnsupportedFeatureError, Module
 from ..signatures.prediction import Prediction as ScoredPrediction
 
 _NAME = "_still_name"
@@ -62,6 +62,16 @@ def call(program: Module, inputs: Mapping[str, Any]) -> Any:
         return _settled(program.acall(**inputs))
     answer = program(**inputs)
     return _settled(answer) if inspect.iscoroutine(answer) else answer
+
+
+def is_unreached(error: BaseException | None) -> bool:
+    """Whether a run failed on the way to its LM (network, key, limit of the provider), not by what was asked or answered."""
+    while error is not None:
+        asked = isinstance(error, LMInvalidRequestError | LMUnsupportedFeatureError)
+        if not asked and isinstance(error, LMError | ConnectionError | TimeoutError):
+            return True
+        error = error.__cause__
+    return False
 
 
 def _has(program: Module, method: str) -> bool:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from ..backends.lm import LM
 from ..backends.meter import UsageCounter, metered
@@ -18,7 +19,10 @@ from .identity import model_digest
 from .judge_scale import Scale
 from .judge_task import Question, default_signature
 from .metric import Metric, Score, short
-from .verdicts import current_verdicts
+from .verdicts import Verdicts, current_verdicts
+
+Answers = dict[str, Future[Score]]
+"""What a judge said or is being asked, by question."""
 
 
 def judge(
@@ -68,7 +72,9 @@ class JudgeMetric(Metric):
         # Two judges that ask differently have different names: a run's identity has the metric's name in it.
         identity = digest([self._question.described(), fields, temperature])[:8]
         self.name = f"judge({title!r} {identity}, lm={model!r})"
-        self._answers: dict[str, Future[Score]] = {}
+        self._answers: Answers = {}  # outside of a compile
+        # A compile has its own: answers of an earlier one it meets in the ledger, where they count what they cost.
+        self._compiled: WeakKeyDictionary[Verdicts, Answers] = WeakKeyDictionary()
         self._lock = threading.Lock()
 
     def score(self, example: Example, prediction: Any, trace: Any = None) -> Score:
@@ -83,24 +89,25 @@ class JudgeMetric(Metric):
 
     def _once(self, key: str, example: Example, asked: dict[str, Any]) -> Score:
         """The answer to a question, asked once even if several threads want to know."""
+        verdicts = current_verdicts()
         with self._lock:
-            known = self._answers.get(key)
-            mine = known or self._answers.setdefault(key, Future())
+            answers = self._answers if verdicts is None else self._compiled.setdefault(verdicts, {})
+            known = answers.get(key)
+            mine = known or answers.setdefault(key, Future())
         if known is not None:
             return known.result()
         try:
-            score = self._recalled(example, asked)
+            score = self._recalled(verdicts, example, asked)
         except BaseException as error:  # the next one asks again
             with self._lock:
-                del self._answers[key]
+                del answers[key]
             mine.set_exception(error)
             raise
         mine.set_result(score)
         return score
 
-    def _recalled(self, example: Example, asked: dict[str, Any]) -> Score:
+    def _recalled(self, verdicts: Verdicts | None, example: Example, asked: dict[str, Any]) -> Score:
         """The answer that the ledger has, or a new one that it keeps."""
-        verdicts = current_verdicts()
         if verdicts is None:
             return self._ask(example, asked)
         key = digest([self.name, self._question.described(), model_digest(self._lm), asked])

@@ -17,7 +17,17 @@ from ..backends.duck import fetch
 from ..backends.readers import first_line
 from ..errors import LedgerError
 from .ledger_file import LedgerFile
-from .ledger_rows import ArtifactRow, CallRow, CandidateRow, EvaluationRow, LedgerRow, RunRow, VerdictRow, evaluation_key
+from .ledger_rows import (
+    ArtifactRow,
+    CallRow,
+    CandidateRow,
+    EvaluationRow,
+    LedgerRow,
+    RunRow,
+    ScoreRow,
+    VerdictRow,
+    evaluation_key,
+)
 from .ledger_views import READY_QUERIES
 
 if TYPE_CHECKING:
@@ -31,6 +41,7 @@ __all__ = [
     "EvaluationRow",
     "Ledger",
     "RunRow",
+    "ScoreRow",
     "VerdictRow",
     "evaluation_key",
     "opened",
@@ -72,7 +83,7 @@ class Ledger:
         self._thread: threading.Thread | None = None
 
     def record(self, row: LedgerRow) -> None:
-        """Queue a row. Recording an evaluation, candidate or call again changes nothing; a run or artifact is updated.
+        """Queue a row. Recording a run, score or artifact again updates it, any other row is as it was first recorded.
 
         Raises:
             LedgerError: the row holds a value that does not fit its column, or the ledger is closed: it is not queued.
@@ -245,11 +256,12 @@ def _insert(connection: DuckDBPyConnection, rows: list[Item]) -> None:
         columns = kind.columns()
         lists = ", ".join(f"unnest(${i})" for i in range(1, len(columns) + 1))
         statement = f"INSERT INTO {kind.TABLE} ({', '.join(columns)}) SELECT {lists} {kind.CONFLICT}"
-        # An upsert may not touch the same row twice in one statement, so those go one by one.
-        size = 1 if "UPDATE" in kind.CONFLICT else FLUSH_ROWS
-        for begin in range(0, len(bounds), size):
+        if "UPDATE" in kind.CONFLICT:
+            # It may not touch the same row twice in one statement: the last is what counts.
+            bounds = list({tuple(values[: kind.KEYS]): values for values in bounds}.values())
+        for begin in range(0, len(bounds), FLUSH_ROWS):
             # By column: a statement with a mark per value takes DuckDB longer to read than to run.
-            by_column = [list(values) for values in zip(*bounds[begin : begin + size], strict=True)]
+            by_column = [list(values) for values in zip(*bounds[begin : begin + FLUSH_ROWS], strict=True)]
             connection.execute(statement, by_column)
     connection.commit()
 

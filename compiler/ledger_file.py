@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ..backends.readers import first_line
 from ..errors import LedgerError
 from . import ledger_views
-from .ledger_rows import SCHEMA, SCHEMA_VERSION, VERDICTS
+from .ledger_rows import SCHEMA, SCHEMA_VERSION
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -50,8 +50,7 @@ class LedgerFile:
         self._key = os.path.realpath(path)
         if not os.path.lexists(self._key):
             self._create()
-        if self.use(self._version, read_only=True) == 2:
-            self.use(self._upgrade, read_only=False)
+        self.use(self._check, read_only=True)
 
     def use(self, operation: Callable[[DuckDBPyConnection], T], *, read_only: bool) -> T:
         """`operation` on a fresh connection, waiting up to LOCK_PATIENCE seconds while another process holds the file.
@@ -110,14 +109,7 @@ class LedgerFile:
                 with suppress(OSError):
                     leftover.unlink()
 
-    def _upgrade(self, connection: DuckDBPyConnection) -> None:
-        connection.begin()
-        if self._version(connection) == 2:  # no other process was faster
-            connection.execute(VERDICTS)
-            connection.execute("UPDATE meta SET schema_version = ?", [SCHEMA_VERSION])
-        connection.commit()
-
-    def _version(self, connection: DuckDBPyConnection) -> int:
+    def _check(self, connection: DuckDBPyConnection) -> None:
         tables = {name for (name,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
         if not {"meta", "runs", "candidates", "evaluations"} <= tables:
             raise LedgerError(
@@ -125,12 +117,11 @@ class LedgerFile:
                 "choose another path"
             )
         version: int = connection.execute("SELECT max(schema_version) FROM meta").fetchall()[0][0]
-        if version not in (2, SCHEMA_VERSION):
+        if version != SCHEMA_VERSION:
             raise LedgerError(
                 f"{self.path}: is a ledger of version {version}, this Still writes version {SCHEMA_VERSION}; "
                 "choose another path"
             )
-        return version
 
 
 def _put(source: Path, target: str) -> None:

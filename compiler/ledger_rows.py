@@ -18,17 +18,11 @@ Count = Annotated[int, Field(ge=0, lt=2**63)]
 Rate = Annotated[float, Field(ge=0, le=1)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 # Times are stored without zone, in UTC. Rows refer to each other by content, without foreign keys: an evaluation may be
 # written by one run and used by all later ones.
-VERDICTS = """
-CREATE TABLE verdicts (
-  verdict_id VARCHAR PRIMARY KEY, judge VARCHAR NOT NULL, score DOUBLE NOT NULL, feedback VARCHAR NOT NULL,
-  calls JSON NOT NULL, run_id VARCHAR NOT NULL, created_at TIMESTAMP NOT NULL);
-"""
-"""New in version 3."""
-SCHEMA = f"""{VERDICTS}
+SCHEMA = """
 CREATE TABLE meta (schema_version INTEGER NOT NULL);
 CREATE TABLE runs (
   run_id VARCHAR PRIMARY KEY, started_at TIMESTAMP NOT NULL, finished_at TIMESTAMP, status VARCHAR NOT NULL,
@@ -42,10 +36,16 @@ CREATE TABLE evaluations (
   model_digest VARCHAR NOT NULL, prediction JSON, score DOUBLE, scores JSON NOT NULL, error VARCHAR,
   calls BIGINT NOT NULL, prompt_tokens BIGINT NOT NULL, cached_tokens BIGINT NOT NULL,
   decoded_tokens BIGINT NOT NULL, seconds DOUBLE NOT NULL, run_id VARCHAR NOT NULL, created_at TIMESTAMP NOT NULL);
+CREATE TABLE scores (
+  run_id VARCHAR NOT NULL, evaluation_id VARCHAR NOT NULL, split VARCHAR NOT NULL, score DOUBLE NOT NULL,
+  fields JSON NOT NULL, error VARCHAR, PRIMARY KEY (run_id, evaluation_id));
 CREATE TABLE calls (
   call_id VARCHAR PRIMARY KEY, evaluation_id VARCHAR, purpose VARCHAR NOT NULL, number BIGINT NOT NULL,
   predictor VARCHAR, model VARCHAR NOT NULL, prompt_tokens BIGINT NOT NULL, cached_tokens BIGINT NOT NULL,
   decoded_tokens BIGINT NOT NULL, seconds DOUBLE, run_id VARCHAR NOT NULL, created_at TIMESTAMP NOT NULL);
+CREATE TABLE verdicts (
+  verdict_id VARCHAR PRIMARY KEY, judge VARCHAR NOT NULL, score DOUBLE NOT NULL, feedback VARCHAR NOT NULL,
+  calls JSON NOT NULL, run_id VARCHAR NOT NULL, created_at TIMESTAMP NOT NULL);
 CREATE TABLE artifacts (
   path VARCHAR NOT NULL, digest VARCHAR NOT NULL, run_id VARCHAR NOT NULL, candidate_id VARCHAR NOT NULL,
   name VARCHAR NOT NULL, score DOUBLE NOT NULL, created_at TIMESTAMP NOT NULL, PRIMARY KEY (path, digest));
@@ -64,6 +64,8 @@ class LedgerRow:
     TABLE: ClassVar[str]
     CONFLICT: ClassVar[str] = "ON CONFLICT DO NOTHING"
     JSON: ClassVar[frozenset[str]] = frozenset()
+    KEYS: ClassVar[int] = 1
+    """How many columns, from the first on, tell a row from others."""
 
     @classmethod
     def columns(cls) -> list[str]:
@@ -89,7 +91,7 @@ class LedgerRow:
 
 @dataclass(frozen=True, kw_only=True)
 class RunRow(LedgerRow):
-    """One compile. Recording the same `run_id` again replaces the row (status, end, result)."""
+    """One compile, or one call of `evaluate`. Recording the same `run_id` again replaces the row (status, end, result)."""
 
     TABLE = "runs"
     CONFLICT = (
@@ -128,7 +130,8 @@ class CandidateRow(LedgerRow):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationRow(LedgerRow):
-    """One candidate on one example. `score` and `scores` (per field) from 0 to 1, tokens counted, time in seconds."""
+    """One candidate on one example. `score` and `scores` (per field) from 0 to 1, by the metric of the run that wrote it;
+    tokens counted, time in seconds."""
 
     TABLE = "evaluations"
     JSON = frozenset({"prediction", "scores"})
@@ -149,6 +152,27 @@ class EvaluationRow(LedgerRow):
     seconds: Seconds = 0.0
     run_id: str
     created_at: datetime = field(default_factory=now)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreRow(LedgerRow):
+    """What an evaluation counts in a run, which need not have written it: by that run's metric and split. Recording it again
+    replaces the row."""
+
+    TABLE = "scores"
+    CONFLICT = (
+        "ON CONFLICT (run_id, evaluation_id) DO UPDATE SET split = excluded.split, score = excluded.score, "
+        "fields = excluded.fields, error = excluded.error"
+    )
+    JSON = frozenset({"fields"})
+    KEYS = 2
+
+    run_id: str
+    evaluation_id: str
+    split: str
+    score: Rate
+    fields: Mapping[str, Rate] = field(default_factory=dict)
+    error: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,6 +218,7 @@ class ArtifactRow(LedgerRow):
     """An artifact that was saved: where, its content's digest, and the candidate it holds, with its score on dev."""
 
     TABLE = "artifacts"
+    KEYS = 2
     CONFLICT = "ON CONFLICT (path, digest) DO UPDATE SET run_id = excluded.run_id, created_at = excluded.created_at"
 
     path: str
@@ -211,7 +236,7 @@ def evaluation_key(program: str, candidate: str, example: str, model: str, **mor
 
 
 _CHECKERS: dict[type, TypeAdapter[Any]] = {
-    kind: TypeAdapter(kind) for kind in (RunRow, CandidateRow, EvaluationRow, CallRow, VerdictRow, ArtifactRow)
+    kind: TypeAdapter(kind) for kind in (RunRow, CandidateRow, EvaluationRow, ScoreRow, CallRow, VerdictRow, ArtifactRow)
 }
 
 

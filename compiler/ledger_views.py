@@ -1,19 +1,20 @@
 """Questions that a ledger answers by itself: views in its file, by the names `still ledger NAME` knows.
 
-In all of them an evaluation that failed counts as 0. Intervals are the normal approximation at 95 %.
+Scores and errors are those of the run they stand beside, by its metric; an evaluation that failed counts as 0. Intervals are
+the normal approximation at 95 %.
 """
 
 from __future__ import annotations
 
-# Evaluations belong to whoever needs them, not to the run that wrote them: so candidates find theirs by content and model.
+# Evaluations belong to whoever needs them, not to the run that wrote them: what a run made of one is in `scores`.
 _SCORED = """
-  SELECT c.run_id, c.candidate_id, c.name, c.origin, c.created_at AS proposed_at, e.split, e.example_id,
-    coalesce(e.score, 0) AS score, e.error, e.calls, e.prompt_tokens + e.decoded_tokens AS tokens, e.seconds, e.created_at
-  FROM candidates c JOIN runs r USING (run_id)
-  JOIN evaluations e ON e.candidate_id = c.candidate_id AND e.model_digest = r.model_digest"""
+  SELECT s.run_id, c.candidate_id, c.name, c.origin, c.created_at AS proposed_at, s.split, e.example_id, s.score, s.error,
+    e.calls, e.prompt_tokens + e.decoded_tokens AS tokens, e.seconds, e.created_at, s.evaluation_id
+  FROM scores s JOIN evaluations e USING (evaluation_id)
+  JOIN candidates c ON c.run_id = s.run_id AND c.candidate_id = e.candidate_id"""
 
 VIEWS: dict[str, tuple[str, str]] = {
-    "scored": ("Every evaluation beside the candidates and runs it counts for", _SCORED),
+    "scored": ("Every evaluation beside each run and candidate that it counts for", _SCORED),
     "run_summary": (
         "Every run with its status, duration in seconds, candidates and evaluations written",
         """
@@ -61,15 +62,15 @@ VIEWS: dict[str, tuple[str, str]] = {
     "failures": (
         "Evaluations that raised an error or scored 0, newest first",
         """
-  SELECT e.run_id, e.candidate_id, e.example_id, e.split, e.score, e.error, e.prediction
-  FROM evaluations e WHERE e.error IS NOT NULL OR coalesce(e.score, 0) = 0
-  ORDER BY e.created_at DESC, e.evaluation_id""",
+  SELECT s.run_id, e.candidate_id, e.example_id, s.split, s.score, s.error, e.prediction
+  FROM scores s JOIN evaluations e USING (evaluation_id) WHERE s.error IS NOT NULL OR s.score = 0
+  ORDER BY e.created_at DESC, e.evaluation_id, s.run_id""",
     ),
     "errors": (
         "What went wrong, by kind, most frequent first",
         """
   SELECT run_id, regexp_extract(error, '^[A-Za-z_.]+') AS kind, count(*) AS times, any_value(error) AS example
-  FROM evaluations WHERE error IS NOT NULL GROUP BY ALL ORDER BY times DESC, run_id, kind""",
+  FROM scores WHERE error IS NOT NULL GROUP BY ALL ORDER BY times DESC, run_id, kind""",
     ),
     "slowest": (
         "The hundred evaluations that took longest",

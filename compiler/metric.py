@@ -21,6 +21,10 @@ class Score:
     value: float
     feedback: str = ""
 
+    def __post_init__(self) -> None:
+        # A user gives what there is, None too; what a teacher and a report are told is cut as text.
+        object.__setattr__(self, "feedback", "" if self.feedback is None else str(self.feedback))
+
     def __float__(self) -> float:
         return float(self.value)
 
@@ -45,6 +49,11 @@ class Metric(ABC):
     def fields(self, example: Example, prediction: Any) -> dict[str, float]:
         """Value per label field, each from 0 to 1; empty for a metric that judges the prediction as a whole."""
         return {}
+
+    @property
+    def identity(self) -> str:
+        """What tells it from others: its name, and of a function its code and the values that it holds."""
+        return self.name
 
     def __call__(self, example: Example, prediction: Any, trace: Any = None) -> float:
         return self.score(example, prediction, trace).value

@@ -83,12 +83,19 @@ def check_same(expected: dict[str, Any], program: Module) -> None:
             if mine is None or saved_field is None:
                 has, lacks = ("artifact", "program") if mine is None else ("program", "artifact")
                 raise ArtifactError(f"predictor {name!r}: field {field!r} is in the {has}, not in the {lacks}: recompile")
-            for key in ("role", "schema"):
-                if mine[key] != saved_field[key]:
-                    raise ArtifactError(
-                        f"predictor {name!r}, field {field!r}: {key} is {mine[key]}, the artifact was compiled for "
-                        f"{saved_field[key]}: recompile"
-                    )
+            _check_field(f"predictor {name!r}, field {field!r}", mine, saved_field)
+
+
+def _check_field(where: str, ours: dict[str, Any], saved: dict[str, Any]) -> None:
+    for key in ("role", "schema"):
+        if ours[key] != saved[key]:
+            raise ArtifactError(f"{where}: {key} is {ours[key]}, the artifact was compiled for {saved[key]}: recompile")
+    # The artifact's states do not hold descriptions: those of the program go into the prompts.
+    if ours["desc"] != saved["desc"]:
+        raise ArtifactError(
+            f"{where}: its description is {ours['desc']!r:.80}, the artifact was compiled with {saved['desc']!r:.80}: pass "
+            "a program with that one (if it is from a state of DSPy, still.import_dspy of the same file), or recompile"
+        )
 
 
 def check_resources(expected: dict[str, dict[str, str]], program: Module) -> None:

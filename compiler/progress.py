@@ -17,13 +17,13 @@ class ProgressBar:
     def __init__(self, enabled: bool = True) -> None:
         console = Console(stderr=True)
         self._bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[cost]}"),
+            TextColumn("{task.fields[cost]}", markup=False),
             console=console,
             disable=not enabled or not (console.is_terminal or console.is_jupyter),
         )

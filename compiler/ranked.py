@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -33,13 +34,25 @@ class RankedMetric(Metric):
         if isinstance(given, str):
             given = [given]
         if isinstance(given, Mapping):
-            return {str(key): float(gain) for key, gain in given.items()}
+            return {str(key): self._gain(key, gain, example) for key, gain in given.items()}
         if not isinstance(given, Sequence | set | frozenset):
             raise MetricError(
                 f"metric {self.name}: example {short(example)}: {self._relevant!r} is {given!r:.60}: give ids, "
                 "or a gain by id"
             )
         return {str(key): 1.0 for key in given}
+
+    def _gain(self, key: Any, gain: Any, example: Example) -> float:
+        try:
+            value = float(gain)
+        except (TypeError, ValueError, OverflowError):
+            value = math.nan
+        if math.isfinite(value):
+            return value
+        raise MetricError(
+            f"metric {self.name}: example {short(example)}: {self._relevant!r} gives {key!r:.60} the gain {gain!r:.60}: "
+            "give a number, 0 for what is not relevant"
+        )
 
 
 def _ids(passages: Any, wanted: Mapping[str, float]) -> list[str]:

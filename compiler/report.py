@@ -52,7 +52,8 @@ class Report:
         return TypeAdapter(cls).validate_python(data)
 
     def __str__(self) -> str:
-        console = Console(file=io.StringIO(), width=132, force_terminal=False)
+        # Names and notes have texts of models and users in them: what looks like markup is none.
+        console = Console(file=io.StringIO(), width=132, force_terminal=False, markup=False, emoji=False)
         table = Table(title=self.title(), title_justify="left", box=None, pad_edge=False)
         head = columns(self.rows)
         for column in head:

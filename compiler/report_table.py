@@ -33,7 +33,7 @@ class Row:
     """Prompt and decoded tokens, cached ones included."""
     cached_tokens: int
     seconds: float
-    """Summed over examples, which run side by side: larger than the wall time."""
+    """Of the wall time of examples run side by side, summed."""
     verdict: str
     latency: float | None = None
     """Median seconds of one call of the program alone, where latency is an objective."""

@@ -35,11 +35,13 @@ class Verdicts:
     def keep(self, judge: str, key: str, score: Score, calls: list[LMCall]) -> None:
         """Write an answer, and the requests that it took."""
         spent = [(call.model, call.prompt_tokens, call.decoded_tokens) for call in calls]
-        self._ledger.record(
-            VerdictRow(
-                verdict_id=key, judge=judge, score=score.value, feedback=score.feedback, calls=spent, run_id=self._run_id
-            )
+        row = VerdictRow(
+            verdict_id=key, judge=judge, score=score.value, feedback=score.feedback, calls=spent, run_id=self._run_id
         )
+        self._ledger.record(row)
+        with self._lock:
+            if judge in self._known:  # else it is read with all others when the judge first asks
+                self._known[judge].setdefault(key, row)
 
 
 _CURRENT: ContextVar[Verdicts | None] = ContextVar("still_verdicts", default=None)

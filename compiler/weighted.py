@@ -39,6 +39,11 @@ class WeightedMetric(Metric):
         told = ", ".join(f"{name!r}: ({metric}, {weight!r})" for name, (metric, weight) in self._parts.items())
         self.name = f"weighted({{{told}}})"
 
+    @property
+    def identity(self) -> str:
+        """Its name, and what tells its parts from others."""
+        return "\n".join([self.name, *(metric.identity for metric, _ in self._parts.values())])
+
     def score(self, example: Example, prediction: Any, trace: Any = None) -> Score:
         scores = {name: metric.score(example, prediction, trace) for name, (metric, _) in self._parts.items()}
         value = math.fsum(scores[name].value * share for name, share in self._shares.items())

@@ -50,8 +50,8 @@ def export_weights(
 
     to: "peft", the adapter as a PEFT folder; "hf", a Hugging Face folder for transformers; "gguf", a file for llama.cpp;
     "modelfile", that and a Modelfile for Ollama, with the prompt of a program of one predictor as SYSTEM and MESSAGEs.
-    adapter: a PEFT folder, or the name of one of the artifact's, which is needed where it has several. Without any the
-    model is written as it is. precision: f32, f16, bf16, for GGUF also q8_0, q5_1, q5_0, q4_1, q4_0; by default f32 for
+    adapter: a PEFT folder, or of an artifact's adapters the name of one; needed where predictors have several. An LM is
+    written as it is without it. precision: f32, f16, bf16, for GGUF also q8_0, q5_1, q5_0, q4_1, q4_0; by default f32 for
     "hf" and f16 for GGUF. program, allow_import: as for `load`, where the artifact is of a module; only "modelfile" asks.
     progress: called with the bytes written so far and in all.
 
@@ -66,9 +66,9 @@ def export_weights(
         if to == "modelfile" and (program is not None or allow_import or artifact.manifest["program"]["kind"] != "module"):
             program = artifact.program(program, allow_import=allow_import)
     else:
-        source, folder = _live_source(compiled), None if adapter is None else Path(adapter)
-        if program is None and not isinstance(compiled, LM):
-            program = compiled if isinstance(compiled, Module) else getattr(compiled, "program", None)
+        source, live = _live_source(compiled), None if isinstance(compiled, LM) else _program_of(compiled)
+        folder = Path(adapter) if adapter is not None else None if live is None else _live_adapter(live)
+        program = program or live
     conversation, lost = _conversation(program) if to == "modelfile" else (Conversation(), ())
     written: ModelExport = export_model(
         source, path, to, adapter=folder, precision=precision, conversation=conversation, progress=progress
@@ -99,13 +99,28 @@ def _recorded_source(artifact: Artifact) -> ModelSource:
     return source
 
 
+def _program_of(compiled: Any) -> Module:
+    program = compiled if isinstance(compiled, Module) else getattr(compiled, "program", None)
+    if not isinstance(program, Module):
+        kind = type(compiled).__name__
+        raise ArtifactError(f"a {kind} has no weights: give an artifact, a compiled program or a still.LM")
+    return program
+
+
+def _live_adapter(program: Module) -> Path | None:
+    """What was trained for the program's predictors, where that is one adapter."""
+    states = {name: predictor.config.get("adapter") for name, predictor in program.named_predictors()}
+    found = {name: state for name, state in states.items() if state is not None}
+    if len({state.digest for state in found.values()}) > 1:
+        listed = ", ".join(f"{name}: {state.path}" for name, state in found.items())
+        raise ArtifactError(f"the program has several adapters ({listed}): say by adapter= which one is exported")
+    return next((Path(state.path) for state in found.values()), None)
+
+
 def _live_source(compiled: Any) -> ModelSource:
     lm = compiled
     if not isinstance(compiled, LM):
-        program = compiled if isinstance(compiled, Module) else getattr(compiled, "program", None)
-        if not isinstance(program, Module):
-            kind = type(compiled).__name__
-            raise ArtifactError(f"a {kind} has no weights: give an artifact, a compiled program or a still.LM")
+        program = _program_of(compiled)
         lms = {id(predictor.lm): predictor.lm for _, predictor in program.named_predictors()}
         if len(lms) != 1:
             raise ArtifactError(f"the program has {len(lms)} LMs: give the still.LM whose weights are meant")

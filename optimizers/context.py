@@ -109,7 +109,7 @@ class EvaluationContext(Protocol):
         """Announce how many example runs the pass will ask for at most, for the progress bar."""
 
     def score(self, example: Example, prediction: Any) -> float:
-        """The metric of a prediction, 0 to 1; 0 where the metric fails. Not counted, not kept."""
+        """The metric of a prediction, 0 to 1; 0 where the metric fails, which the report says. No evaluation of its own."""
 
     def evaluate(self, program: Module, candidate: Candidate, indices: Sequence[int]) -> list[Outcome]:
         """Run `candidate.apply(program)` on these dev examples, in order; rows known to the ledger are not run again.
@@ -118,9 +118,16 @@ class EvaluationContext(Protocol):
         before it is kept then.
         """
 
+    def practise(self, program: Module, candidate: Candidate, indices: Sequence[int]) -> list[Outcome]:
+        """Run the candidate on these train examples, to see what goes wrong without looking at dev. Raises as `evaluate`."""
+
     def rollouts(self, program: Module, candidate: Candidate, indices: Sequence[int]) -> list[Rollout]:
         """Run the candidate on these train examples with the teacher, if there is one, and return the traces. None come
         back where the budget is spent."""
+
+
+UNFINISHED = "the budget ran out"
+"""How the reason begins why a candidate was dropped that no other has beaten."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +143,11 @@ class Standing:
     def mean(self) -> float:
         """Mean score over the examples seen."""
         return sum(o.score for o in self.outcomes) / len(self.outcomes) if self.outcomes else 0.0
+
+    @property
+    def was_raced_away(self) -> bool:
+        """Whether a race ended early for it, and not the budget."""
+        return self.dropped is not None and not self.dropped.startswith(UNFINISHED)
 
 
 def is_perfect(outcomes: Sequence[Outcome]) -> bool:

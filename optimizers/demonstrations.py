@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
+
+from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from ..errors import ModelError
 from ..signatures.bridge import Example, Module
@@ -43,9 +46,9 @@ class Demonstrations:
         more = _runs_tell_more(program, labelled)
         attempts, kinds = min(ATTEMPTS, len(context.train)), 1 + sum(_DRAWS.values()) if labelled else 2
         context.expect(attempts * (DRAWS if more else 1) + (1 + kinds * len(COUNTS)) * len(context.dev))
-        nearest, missing = _nearest(labelled, context)
+        nearest, missing = _nearest(labelled, baseline, context)
         standings = _race_nearest(program, baseline, nearest, context)
-        teacher = _drawn("labelled", labelled, COUNTS[0], context.seed)[0] if labelled else baseline
+        teacher = _drawn("labelled", labelled, COUNTS[0], baseline, context.seed)[0] if labelled else baseline
         rollouts = bootstrap(program, teacher, context, again=more)
         shown = best_of(rollouts, max(COUNTS)) if more else passing(rollouts)
         pools = {
@@ -60,9 +63,9 @@ class Demonstrations:
     def forecast(self, program: Module, baseline: Candidate, context: EvaluationContext) -> Forecast:
         """The candidates of `run`; bootstrapped demonstrations are taken to be as long as labelled ones."""
         labelled = labelled_pools(program, context)
-        few, more = (_drawn("labelled", labelled, count, context.seed) for count in COUNTS)
+        few, more = (_drawn("labelled", labelled, count, baseline, context.seed) for count in COUNTS)
         bootstrapped = [*few[:1], *more[:1]] or [baseline] * len(COUNTS)
-        nearest, _ = _nearest(labelled, context)
+        nearest, _ = _nearest(labelled, baseline, context)
         taught = bootstrapped if _may_be_taught(program, labelled, context) else []
         attempts, again = min(ATTEMPTS, len(context.train)), _runs_tell_more(program, labelled)
         sure = attempts if again else min(BATCH, attempts)
@@ -95,20 +98,32 @@ def _pick(example: Example, names: Iterable[str]) -> Demonstration:
     return {name: example[name] for name in names}
 
 
-def _drawn(kind: str, pools: dict[str, list[Demonstration]], count: int, seed: int) -> list[Candidate]:
-    """Balanced random draws of so many from each pool. Two of labelled ones: which examples are drawn matters more than how
-    many."""
+def _drawn(
+    kind: str, pools: dict[str, list[Demonstration]], count: int, baseline: Candidate, seed: int
+) -> list[Candidate]:
+    """The baseline with balanced random draws of so many from each pool. Two of labelled ones: which examples are drawn
+    matters more than how many."""
     found = []
     for draw in "ab"[: _DRAWS[kind]] if pools else "":
         name = f"{kind}-{count}{draw if _DRAWS[kind] > 1 else ''}"
         rng = random.Random(f"{seed}/{name}")
-        states = {each: PredictorState(tuple(_balanced(pool, count, rng))) for each, pool in pools.items()}
-        found.append(Candidate(name, kind, states))
+        shown = {each: tuple(_balanced(pool, count, rng)) for each, pool in pools.items()}
+        states = {each: replace(_state(baseline, each), demonstrations=given, nearest=None) for each, given in shown.items()}
+        found.append(_showing(baseline, name, kind, states))
     return found
 
 
+def _state(baseline: Candidate, predictor: str) -> PredictorState:
+    return baseline.states.get(predictor, PredictorState())
+
+
+def _showing(baseline: Candidate, name: str, origin: str, states: Mapping[str, PredictorState]) -> Candidate:
+    prefix = "" if baseline.name == "baseline" else f"{baseline.name}, "
+    return Candidate(f"{prefix}{name}", origin, {**baseline.states, **states}, baseline.knobs)
+
+
 def _nearest(
-    pools: dict[str, list[Demonstration]], context: EvaluationContext
+    pools: dict[str, list[Demonstration]], baseline: Candidate, context: EvaluationContext
 ) -> tuple[list[Candidate], tuple[str, ...]]:
     """The candidates, of `COUNTS` and `FEWER`, and why they are chosen by words though an embedder was asked for."""
     if not pools:
@@ -121,8 +136,11 @@ def _nearest(
         neighbours, missing = WORDS, [f"nearest demonstrations are chosen by words: {error}"]
     found = []
     for count in (*COUNTS, FEWER):
-        states = {name: PredictorState(tuple(pool), count, neighbours=neighbours) for name, pool in pools.items()}
-        found.append(Candidate(f"nearest-{count}", "nearest", states))
+        states = {
+            name: replace(_state(baseline, name), demonstrations=tuple(pool), nearest=count, neighbours=neighbours)
+            for name, pool in pools.items()
+        }
+        found.append(_showing(baseline, f"nearest-{count}", "nearest", states))
     return found, tuple(missing)
 
 
@@ -157,7 +175,8 @@ def _race_fixed(
     none = next(s for s in standings if s.candidate is baseline)
     kinds = set(pools)
     for count in COUNTS:
-        drawn = [each for kind in pools if kind in kinds for each in _drawn(kind, pools[kind], count, context.seed)]
+        asked = [(kind, pool, count, baseline, context.seed) for kind, pool in pools.items() if kind in kinds]
+        drawn = [candidate for one in asked for candidate in _drawn(*one)]
         raced = race(program, unique([standings[0].candidate, *drawn]), context)
         standings = [*raced, *standings]
         kinds = {s.candidate.origin for s in raced if _is_kept(s, none, context)}
@@ -221,14 +240,22 @@ def _pools(calls: Iterable[tuple[str, Demonstration]], signatures: dict[str, Any
     """Demonstrations of these calls, by predictor; a call that was made twice (in a loop, say) once.
 
     Of a call's values those of the predictor's fields are kept, and a call without a value for each of them is left out: a
-    prompt would leave it out.
+    prompt would leave it out. So is one with a value that has no JSON form, which ledger and artifact could not keep.
     """
     pools: dict[str, dict[str, Demonstration]] = {}
     for name, values in calls:
-        if is_complete(signatures[name], values):
-            demonstration = {field: values.get(field) for field in signatures[name].fields}
+        demonstration = {field: values.get(field) for field in signatures[name].fields}
+        if is_complete(signatures[name], values) and _is_plain(demonstration):
             pools.setdefault(name, {}).setdefault(repr(demonstration), demonstration)
     return {name: list(pool.values()) for name, pool in pools.items()}
+
+
+def _is_plain(values: Demonstration) -> bool:
+    try:
+        to_jsonable_python(values)
+    except PydanticSerializationError:
+        return False
+    return True
 
 
 def _notes(

@@ -9,7 +9,6 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from ..errors import StillError
 from ..signatures.bridge import Example, context
 from ..signatures.fields import Input, Output
 from ..signatures.predict import Predict
@@ -61,8 +60,10 @@ def proposals(
     count: int,
     seed: int,
     told: Brief,
+    failed: list[str],
 ) -> Iterator[str]:
-    """Ask the teacher `count` times, with other examples and another tip each time. A call that fails is skipped."""
+    """Ask the teacher `count` times, with other examples and another tip each time. A call that fails is skipped, and why is
+    added to `failed`."""
     rng = random.Random(f"{seed}/proposals")
     propose = Predict(Propose, temperature=0.7)
     for i in range(count):
@@ -80,7 +81,8 @@ def proposals(
                     tip=TIPS[i % len(TIPS)],
                     config={"rollout_id": f"{seed}/{i}"},
                 )
-        except StillError:
+        except Exception as error:  # of a server any: what the compile has found so far must not be lost by it
+            failed.append(f"{type(error).__name__}: {error}")
             continue
         if text := str(answer.better_instructions).strip():
             yield text

@@ -1,9 +1,10 @@
 """Racing: compare candidates on the same examples and stop spending on those that are beaten.
 
 After each block of examples every candidate is tested against the leader on the examples both have seen. The test is a
-one-sided paired sign-flip permutation test (Fisher, 1935), valid for any score distribution; the error rate is divided
-by the number of comparisons the race can make (Bonferroni), so the chance that a candidate as good as the leader is ever
-called beaten stays below `ERROR_RATE`. Races: Maron & Moore, 1994; with paired tests: Birattari et al., F-race, 2002.
+one-sided paired sign-flip permutation test (Fisher, 1935), valid for any score distribution; the error rate is divided by
+the number of comparisons the race can make (Bonferroni; after each block whoever leads may beat any other but the first), so
+the chance that a candidate as good as the leader is ever called beaten stays below `ERROR_RATE`. Races: Maron & Moore, 1994;
+with paired tests: Birattari et al., F-race, 2002.
 
 A candidate need not be beaten to be given up: one that is behind, and would hardly overtake the leader even if it were as
 good from here on, is not run further (stochastic curtailment: Lan, Simon and Halperin, 1982). What that risks is the lead of
@@ -22,12 +23,10 @@ import numpy as np
 from ..signatures.bridge import Module
 from .budget import OutOfBudget
 from .candidate import Candidate
-from .context import EvaluationContext, Outcome, Standing
+from .context import UNFINISHED, EvaluationContext, Outcome, Standing
 
 ERROR_RATE = 0.05
 """Chance that a race drops a candidate that is as good as the one that beat it."""
-UNFINISHED = "the budget ran out"
-"""How the reason begins why a candidate was dropped that no other has beaten."""
 HOPELESS = 0.15
 """A candidate is given up where, as good as the leader from here on, it would end ahead with less than this chance."""
 LUCK = 0.1
@@ -46,7 +45,7 @@ def race(program: Module, candidates: Sequence[Candidate], context: EvaluationCo
     blocks = blocks_of(_order(context))
     outcomes: dict[int, list[Outcome]] = {i: [] for i in range(len(candidates))}
     dropped: dict[int, str] = {}
-    threshold = ERROR_RATE / max(1, (len(candidates) - 1) * (len(blocks) - 1))
+    threshold = ERROR_RATE / max(1, (len(candidates) - 1) ** 2 * (len(blocks) - 1))
     with suppress(OutOfBudget):
         for number, block in enumerate(blocks):
             for i, candidate in enumerate(candidates):

@@ -32,7 +32,7 @@ class Search:
         if space.size < 2:
             return PassResult(baseline, (), ("nothing to combine: one state per predictor, and no knobs",))
         # The starting point by its own name: combined anew it would be another candidate with the same content.
-        best = race(program, [baseline], context)[0]
+        start = best = race(program, [baseline], context)[0]
         if is_perfect(best.outcomes):
             return PassResult(baseline, (best,), (f"search: {PERFECT}",))
         found: list[Standing] = []
@@ -42,6 +42,8 @@ class Search:
         for values in guide.propose():
             candidate = space.candidate(values, f"search {len(found)}: {difference(space, values)}")
             standing, leads = challenge(program, best.candidate, candidate, context)
+            if not standing.outcomes:
+                break  # the budget is spent
             guide.learn(standing)
             found.append(standing)
             gained = leads and gains(standing, best, context.seed)
@@ -53,7 +55,7 @@ class Search:
                 best = standing  # ahead by an example or two, which is no reason to go on, nor for more demonstrations
             if len(found) == TRIALS or since > PATIENCE or allowance.is_spent:
                 break
-        return PassResult(best.candidate, (best, *(s for s in found if s is not best)))
+        return PassResult(best.candidate, (best, *(s for s in (start, *found) if s is not best)))
 
     def forecast(self, program: Module, baseline: Candidate, context: EvaluationContext) -> Forecast:
         """As many combinations as are tried at most: the start, each with one knob turned to another of its values."""

@@ -31,11 +31,10 @@ def select(baseline: Standing, others: Sequence[Standing], seed: int) -> Selecti
     The best of many candidates looks better on the examples it was picked by than it is. So: draw examples with
     replacement, pick the candidate that is best on them, and score it on the examples that were not drawn. A candidate that
     a race dropped while it was behind could have been picked too, had chance favoured it: where it was not run, it counts
-    as being like the best. Others that have not seen all are left out. All standings list their outcomes in the same order
-    of examples.
+    as being like the best. Others that have not seen all that the baseline has are left out. All standings list their
+    outcomes in the same order of examples.
     """
-    others = [s for s in others if s is not baseline]
-    count = max((len(s.outcomes) for s in others), default=len(baseline.outcomes)) or len(baseline.outcomes)
+    others, count = [s for s in others if s is not baseline], len(baseline.outcomes)
     complete = [baseline, *(s for s in others if len(s.outcomes) == count)]
     best = max(complete, key=lambda s: s.mean)
     compared = [*complete, *(s for s in others if len(s.outcomes) < count and _is_behind(s, best))]

@@ -17,7 +17,7 @@ from dspy.adapters.types import Type as DspyType
 from dspy.adapters.types.tool import Tool
 from dspy.signatures.signature import SignatureMeta
 from dspy.utils.callback import with_callbacks
-from dspy.utils.exceptions import AdapterParseError, LMInvalidRequestError, LMUnsupportedFeatureError
+from dspy.utils.exceptions import AdapterParseError, LMError, LMInvalidRequestError, LMUnsupportedFeatureError
 from dspy.utils.saving import get_dependency_versions as dependency_versions
 
 context = settings.context
@@ -40,6 +40,7 @@ __all__ = [
     "History",
     "InputField",
     "JSONAdapter",
+    "LMError",
     "LMInvalidRequestError",
     "LMUnsupportedFeatureError",
     "Module",

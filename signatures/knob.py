@@ -12,7 +12,7 @@ T = TypeVar("T")
 _STORE = "_knobs"
 """Where an instance keeps the values that were set, by name."""
 
-_CHOICES = "_knob_choices"
+CHOICES = "_knob_choices"
 """Where an instance keeps what the compiler may choose from, by name, if it is less than the knob has."""
 
 Plain = str | int | float | bool | None
@@ -112,15 +112,16 @@ def offer(module: Any, name: str, choices: Sequence[Any]) -> None:
         raise SignatureError(f"knob {name!r} is not one of {type(module).__name__}")
     for choice in choices:
         knob.check(choice)
-    module.__dict__[_CHOICES] = {**module.__dict__.get(_CHOICES, {}), name: tuple(dict.fromkeys(choices))}
+    module.__dict__[CHOICES] = {**module.__dict__.get(CHOICES, {}), name: tuple(dict.fromkeys(choices))}
 
 
 def _offered(knob: Knob[Any], module: Any) -> Knob[Any]:
     """The knob with what this instance offers of it. Its default stays that of the class."""
-    choices = module.__dict__.get(_CHOICES, {}).get(knob.name)
+    choices = module.__dict__.get(CHOICES, {}).get(knob.name)
     if choices is None:
         return knob
-    made: Knob[Any] = Knob(choices=choices or (getattr(module, knob.name),))
+    # What the program has is there too, or nothing could be compared with the program as it is.
+    made: Knob[Any] = Knob(choices=tuple(dict.fromkeys((*choices, getattr(module, knob.name)))))
     made.name, made.default = knob.name, knob.default
     return made
 

@@ -110,7 +110,10 @@ class Predict(Page, DspyPredict, Generic[S]):  # type: ignore[misc]  # dspy ship
         # dspy's own, with a `Prediction` that knows probabilities.
         traced, trace = inputs.pop("_trace", True), settings.trace
         if self.samples > 1 and len(completions) > 1:
-            completions = [completions[majority(completions, list(self.signature.output_fields))]]
+            # Of the signature that was called. No two samples give the same reasons, so not on those that the knob added.
+            own = "reasoning" in self.signature.output_fields
+            voted = [name for name in signature.output_fields if own or name != "reasoning"]
+            completions = [completions[majority(completions, voted)]]
         made = prediction(completions, signature)
         if traced and trace is not None and settings.max_trace_size > 0:
             if len(trace) >= settings.max_trace_size:

@@ -76,6 +76,7 @@ class _Meta(SignatureMeta):  # type: ignore[misc]  # dspy ships no types
 
 
 if TYPE_CHECKING:
+    from .executor import Completion
 
     @dataclass_transform(kw_only_default=True, field_specifiers=(Input, Output))
     class Signature:
@@ -94,6 +95,10 @@ if TYPE_CHECKING:
         @property
         def truncated(self) -> tuple[str, ...]:
             """Of an answer: the outputs whose text was cut off and brought to the shortest end their type allows."""
+
+        @property
+        def completion(self) -> Completion:
+            """Of an answer: texts, scores and costs behind the values."""
 
 else:
 

@@ -10,6 +10,8 @@ import time
 import pytest
 import still
 from still.cli import app
+from still.cli_shared import input_names, present_inputs
+from still.errors import DatasetError
 from typer.testing import CliRunner
 from weights_toys import write_base
 
@@ -169,6 +171,94 @@ def test_a_file_without_the_programs_inputs_is_refused(tmp_path):
     (tmp_path / "data.csv").write_text("body,mood\nhello,good\n")
     done = shell("compile", "program.py:sorter", "data.csv", "-o", "x", cwd=tmp_path, check=1)
     assert "none is an input of the program" in done.stderr
+
+
+class Steps(still.Module):
+    """Two steps, of which the first makes what the second is given."""
+
+    def __init__(self):
+        super().__init__()
+        self.sort = still.Predict("message -> topic")
+        self.answer = still.ChainOfThought("topic -> reply")
+
+
+class Plain(Steps):
+    def forward(self, message):
+        return self.answer(topic=self.sort(message=message).topic)
+
+
+class Renaming(Steps):
+    def forward(self, text, *, language="en"):
+        return self.answer(topic=self.sort(message=f"{language}: {text}").topic)
+
+
+class Waiting(Steps):
+    async def aforward(self, text):
+        return await self.answer.acall(topic=(await self.sort.acall(message=text)).topic)
+
+
+class Anything(Steps):
+    def forward(self, text, **more):
+        return self.answer(**{"topic": text, **more})
+
+
+@pytest.mark.parametrize(
+    ("program", "names"),
+    [
+        (still.Predict("message, topic -> reply"), {"message", "topic"}),
+        (still.ChainOfThought("message, topic -> reply"), {"message", "topic"}),
+        (Plain(), {"message"}),
+        (Renaming(), {"text", "language"}),
+        (Waiting(), {"text"}),
+        (Anything(), {"text", "message", "topic"}),
+    ],
+)
+def test_inputs_are_what_a_call_takes(program, names):
+    assert input_names(program) == names
+
+
+def test_a_label_may_have_the_name_of_an_inner_input(tmp_path):
+    """`topic` goes from step to step: as a column it is a label, which the program must not be given."""
+    data = tmp_path / "data.csv"
+    data.write_text("message,topic,reply\nhello,greeting,good day\n")
+    assert present_inputs(data, input_names(Plain())) == ["message"]
+    with pytest.raises(DatasetError, match=r"none is an input of the program: \['language', 'text'\]"):
+        present_inputs(data, input_names(Renaming()))
+
+
+def test_the_artifact_is_saved_before_its_report_is_printed(tmp_path, monkeypatch):
+    """What was compiled must not be lost to a report that cannot be shown."""
+    done = []
+
+    class Report:
+        def __str__(self):
+            done.append("shown")
+            return "[/INST] [urgent] :key:"
+
+    class Result:
+        report = Report()
+
+        def save(self, path):
+            done.append("saved")
+            return path
+
+    monkeypatch.setattr("still.compiler.compile.compile", lambda *_, **__: Result())
+    monkeypatch.setattr(sys, "path", list(sys.path))  # the program's folder is put there
+    (tmp_path / "moods.py").write_text(textwrap.dedent(PROGRAM))
+    (tmp_path / "data.csv").write_text("text,mood\nhello,good\n")
+    arguments = (f"{tmp_path}/moods.py:sorter", f"{tmp_path}/data.csv", "-o", f"{tmp_path}/mood.still")
+    shown = CliRunner().invoke(app, ["compile", *arguments])
+    assert shown.exit_code == 0, shown.output
+    assert done == ["saved", "shown"]
+    assert "[/INST] [urgent] :key:" in shown.output
+
+
+def test_texts_of_the_ledger_are_printed_as_they_are(tmp_path):
+    still.Ledger(tmp_path / "ledger.duckdb").close()
+    query = "SELECT '[/INST] [urgent] :key:' AS said"
+    shown = CliRunner().invoke(app, ["ledger", query, "--path", str(tmp_path / "ledger.duckdb")])
+    assert shown.exit_code == 0, shown.output
+    assert "[/INST] [urgent] :key:" in shown.output
 
 
 def test_an_embedder_that_is_not_known_is_refused(tmp_path):

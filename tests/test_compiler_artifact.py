@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from typing import Annotated, Literal
 
 import dspy
@@ -19,6 +20,7 @@ from still.compiler import artifact as artifact_module
 from still.compiler.artifact import SUMS, read_artifact
 from still.compiler.schema_types import type_from_schema
 from still.errors import ArtifactError
+from still.optimizers.candidate import Candidate, PredictorState
 from still.optimizers.nearest import NearestDemonstrations
 
 
@@ -193,6 +195,32 @@ def test_fields_that_differ_are_named(saved, lm):
 
     with pytest.raises(ArtifactError, match=r"field 'kind': schema"):
         still.load(saved, still.Predict(Other), lm=lm)
+
+
+def test_descriptions_that_differ_are_named(saved, lm):
+    """They are not among an artifact's states: those of the program that is passed would go into the prompts."""
+    told = Order.with_updated_fields("urgent", desc="only where it says so")
+    named = r"'self', field 'urgent': its description is 'only .*'\$\{urgent\}'.*import_dspy"
+    with pytest.raises(ArtifactError, match=named):
+        still.load(saved, still.Predict(told), lm=lm)
+
+
+def test_what_a_compile_sets_of_fields_makes_no_other_program(tmp_path, lm):
+    result = still.compile(still.Predict(Order), rows(4), rows(4), lm=lm, level="O0", progress=False,
+                           ledger=tmp_path / "ledger.duckdb")  # fmt: skip
+    short = PredictorState(fields={"urgent": {"describe": False}, "text": {"place": 0}}, instructions="Read it.")
+    program = Candidate("short", "test", {"self": short}).apply(still.Predict(Order))
+    loaded = still.load(replace(result, program=program).save(tmp_path / "a"), still.Predict(Order), lm=lm)
+    assert loaded.signature.instructions == "Read it."
+    assert loaded.signature.fields["urgent"].json_schema_extra["describe"] is False
+
+
+def test_half_a_surrogate_pair_is_saved_as_a_replacement_character(tmp_path, lm):
+    result = still.compile(still.Predict(Order), rows(4), rows(4), lm=lm, level="O0", progress=False,
+                           ledger=tmp_path / "ledger.duckdb")  # fmt: skip
+    report = replace(result.report, notes=("half \ud800 pair", "a whole \ud83d\ude00 one"))
+    saved = replace(result, report=report).save(tmp_path / "a")
+    assert read_artifact(saved).report.notes == ("half \ufffd pair", "a whole \U0001f600 one")
 
 
 def test_a_folder_that_is_something_else_is_left_alone(saved, lm, tmp_path):

@@ -47,11 +47,52 @@ def test_no_budget_and_one_that_is_not_reached_are_the_same(tmp_path):
 
 
 def test_the_best_so_far_is_the_result(tmp_path):
-    """After the baseline there is budget for the labelled candidates' first blocks only; one of them is right already."""
-    result, _ = run(tmp_path, still.Budget(calls=DEV + 30 + 120))
-    assert result.winner.name != "baseline"
+    """After the baseline there is budget for the nearest demonstrations, which are right, and little more."""
+    result, _ = run(tmp_path, still.Budget(calls=DEV + DEV + 30))
+    assert result.winner.name == "nearest-4"
     with still.context(lm=ScriptedLM(right_with_demonstrations)):
         assert result.program(item="thing of metal").bin == "metal"
+
+
+def test_what_has_seen_a_part_of_dev_replaces_nothing(tmp_path):
+    """It is right on all that it has seen; the budget ends in the middle of its race."""
+    from still.optimizers.candidate import Candidate, PredictorState
+    from still.optimizers.context import PassResult
+    from still.optimizers.racing import race
+
+    class Partly:
+        name = "partly"
+
+        def run(self, program, baseline, context):
+            right = Candidate("right", self.name, {"self": PredictorState(instructions="Be right.")})
+            standings = race(program, [right, baseline], context)
+            assert 0 < len(next(s for s in standings if s.candidate is right).outcomes) < DEV
+            return PassResult(right, tuple(standings))
+
+    def liked(plan, inputs):
+        return {"bin": truth(inputs) if "Be right." in plan.turns[0].text else "glass"}
+
+    result, _ = run(tmp_path, still.Budget(calls=DEV + 12), ScriptedLM(liked), passes=[Partly()])
+    assert result.winner.name == "baseline"
+    assert [(row.name, row.examples, row.score) for row in result.report.rows[1:]] == [("right", 12, 1.0)]
+    assert result.report.saved == 0, "what the budget cut is no saving"
+
+
+def test_a_teacher_is_not_asked_when_the_budget_is_spent(tmp_path):
+    from still.optimizers.instructions import Instructions
+
+    teacher = ScriptedLM(lambda plan, inputs: {"better_instructions": "Sort well."}, name="teacher")
+    result, _ = run(tmp_path, still.Budget(calls=DEV), passes=[Instructions()], teacher=teacher)
+    assert teacher.calls == 0
+    assert {row.examples for row in result.report.rows} == {DEV}, "nor is anything listed that was not run"
+
+
+def test_passes_after_the_end_of_the_budget_are_not_begun(tmp_path):
+    result, lm = run(tmp_path, still.Budget(calls=DEV + 1), level="O2")
+    assert [note for note in result.report.notes if "not begun" in note] == [
+        "decisions: not begun", "instructions: not begun", "search: not begun", "decisions: not begun"
+    ]  # fmt: skip
+    assert lm.calls < DEV + 1 + BATCH
 
 
 def test_a_resumed_compile_spends_what_an_unbroken_one_does(tmp_path):

@@ -10,6 +10,10 @@ import pytest
 import still
 from scripted import ScriptedLM, demonstrations
 from still.errors import DatasetError, MetricError, SignatureError, StillError
+from still.optimizers.candidate import Candidate, PredictorState
+from still.optimizers.context import PassResult
+from still.optimizers.demonstrations import Demonstrations
+from still.optimizers.search import Search
 
 
 class Sort(still.Signature):
@@ -277,3 +281,52 @@ def test_on_a_real_engine_every_answer_is_of_its_type(tmp_path, tiny_lm, monkeyp
     )
     assert all(row.failures == 0 for row in result.report.rows)
     assert result.program(item="x").bin in BINS
+
+
+class Settled:
+    """Returns a candidate of which it has measured nothing."""
+
+    name = "settled"
+
+    def run(self, program, baseline, context):
+        shown = [{"item": f"{name} of {name}", "bin": name} for name in BINS] * 2
+        return PassResult(Candidate("shown", self.name, {"self": PredictorState(tuple(shown))}), ())
+
+
+def test_what_a_pass_has_not_measured_is_measured_before_it_wins(tmp_path):
+    result, lm = run(tmp_path, right_with_demonstrations, passes=[Settled()])
+    assert result.winner.name == "shown"
+    assert [(row.name, row.examples) for row in result.report.rows] == [("baseline", 36), ("shown", 36)]
+    assert lm.calls == 72
+    assert result.save(tmp_path / "a").is_dir()
+    unhelped, _ = run(tmp_path / "b", never_helped, passes=[Settled()])
+    assert unhelped.winner.name == "baseline"
+
+
+@pytest.mark.parametrize(("size", "replaced"), [(2, False), (4, True)])
+def test_two_examples_are_too_few_to_tell(tmp_path, size, replaced):
+    """However much better a candidate is on them."""
+    dev = still.Dataset([{"item": f"one more of metal {i} metal", "bin": "metal"} for i in range(size)], inputs=["item"])
+    result = still.compile(
+        still.Predict(Sort), data(30), dev, lm=ScriptedLM(right_with_demonstrations), passes=[Settled()], progress=False,
+        ledger=tmp_path / "ledger.duckdb",
+    )  # fmt: skip
+    assert (result.winner.name != "baseline") == replaced
+    assert (result.report.selection is not None) == replaced, "it is about a candidate that is not returned"
+    if not replaced:
+        assert any("cannot tell it from the program as it is" in note for note in result.report.notes)
+
+
+def test_steps_say_what_each_pass_began_and_ended_with(tmp_path):
+    class Idle:
+        name = "idle"
+
+        def run(self, program, baseline, context):
+            return PassResult(baseline, ())
+
+    result, _ = run(tmp_path, right_with_demonstrations, passes=[Demonstrations(), Idle(), Search()])
+    first, idle, search = result.report.evidence.steps
+    assert (first.score_before, first.score_after) == (pytest.approx(1 / 3), 1.0)
+    assert (idle.score_before, idle.score_after, idle.decision) == (1.0, 1.0, "had nothing to try")
+    assert (search.score_before, search.score_after) == (1.0, 1.0)
+    assert first.candidates == len({row.name for row in result.report.rows if row.origin != "search"})

@@ -17,6 +17,7 @@ from still.errors import ArtifactError
 from still.optimizers.candidate import Candidate, PredictorState
 from still.optimizers.nearest import NearestDemonstrations
 from still.signatures.adapter import PlanAdapter
+from still.signatures.executor import AdapterFolder
 from still.signatures.layout import lower
 from typer.testing import CliRunner
 
@@ -222,6 +223,15 @@ def test_scores_calibrations_and_knobs_are_named(tmp_path):
     assert len(lost) == 3
 
 
+def test_a_trained_adapter_is_named(tmp_path):
+    state = PredictorState(adapter=AdapterFolder("0" * 64, str(tmp_path / "adapter")))
+    program = Candidate("distil", "test", {"self": state}).apply(still.Predict(Sort))
+    with pytest.raises(ArtifactError, match=r"predictor 'self': the adapter .*--to peft"):
+        export_dspy(program, tmp_path / "state.json")
+    written = export_dspy(program, tmp_path / "state.json", lossy=True)
+    assert len(written.lost) == 1 and "adapter" in written.lost[0]
+
+
 def test_incomplete_demonstrations_are_left_out_as_the_plan_does(tmp_path):
     shown = ({"item": "a", "bin": "glass"}, {"item": "b"})
     program = Candidate("test", "test", {"self": PredictorState(shown)}).apply(dspy.Predict(Sort))
@@ -321,6 +331,20 @@ def test_metadata_is_not_needed_and_none_counts_as_missing(tmp_path):
     program = import_dspy(path, Two())
     assert program.answer.demos == [{"hint": "h", "label": None}]
     assert len(lower(program.answer.signature, program.answer.demos).turns) == 3, "half a demonstration is not shown"
+
+
+def test_an_artifact_of_an_imported_program_is_loaded_with_its_descriptions(tmp_path):
+    tuned = dspy.Predict(Sort)
+    tuned.signature = tuned.signature.with_updated_fields("bin", desc="what it is made of")
+    state = edited(tmp_path, lambda s: None, tuned)
+    lm, data = ScriptedLM(lambda plan, inputs: {"bin": "glass"}), still.Dataset(POOL, inputs=["item"])
+    result = still.compile(
+        import_dspy(state, still.Predict(Sort)), data, data, lm=lm, level="O0", progress=False, ledger=tmp_path / "l.duckdb"
+    )
+    artifact = result.save(tmp_path / "sort.still")
+    with pytest.raises(ArtifactError, match=r"field 'bin': its description is .*'what it is made of'.*import_dspy"):
+        still.load(artifact, still.Predict(Sort), lm=lm)
+    assert plans(still.load(artifact, import_dspy(state, still.Predict(Sort)), lm=lm)) == plans(result.program)
 
 
 @pytest.fixture

@@ -3,13 +3,16 @@
 import enum
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from typing import Literal
 
 import dspy
 import pytest
 import still
 from scripted import ScriptedLM
+from still.backends.meter import metered
 from still.compiler.metrics import Score, exact
+from still.compiler.verdicts import Verdicts, kept_in
 from still.errors import EngineError, MetricError
 from still.signatures.bridge import Example, Prediction
 
@@ -24,6 +27,17 @@ def scripted(score=4, reason="Curt.", seen=None):
         return {"reason": reason, "score": score}
 
     return ScriptedLM(answer)
+
+
+@pytest.fixture(params=["outside", "compile"])
+def place(request, tmp_path):
+    """Where a judge is asked: outside of a compile, or within one."""
+    if request.param == "outside":
+        yield nullcontext
+        return
+    with still.Ledger(tmp_path / "ledger.duckdb") as book:
+        verdicts = Verdicts(book, "run")
+        yield lambda: kept_in(verdicts)
 
 
 @pytest.mark.parametrize(("score", "value"), [(1, 0.0), (2, 0.25), (3, 0.5), (5, 1.0)])
@@ -71,7 +85,7 @@ def test_the_same_question_is_asked_once():
     assert lm.calls == 3
 
 
-def test_threads_that_ask_the_same_wait_for_one_answer():
+def test_threads_that_ask_the_same_wait_for_one_answer(place):
     waiting, go = threading.Event(), threading.Event()
 
     def answer(plan, inputs):
@@ -81,15 +95,20 @@ def test_threads_that_ask_the_same_wait_for_one_answer():
 
     lm = ScriptedLM(answer)
     metric = still.judge("Is it polite?", lm=lm)
+
+    def ask():
+        with place():
+            return metric(EXAMPLE, ANSWER)
+
     with ThreadPoolExecutor(8) as pool:
-        futures = [pool.submit(metric, EXAMPLE, ANSWER) for _ in range(8)]
+        futures = [pool.submit(ask) for _ in range(8)]
         assert waiting.wait(60)
         go.set()
         assert [future.result() for future in futures] == [1.0] * 8
     assert lm.calls == 1
 
 
-def test_an_lm_that_fails_is_a_metric_error_and_is_asked_again():
+def test_an_lm_that_fails_is_a_metric_error_and_is_asked_again(place):
     broken = True
 
     def answer(plan, inputs):
@@ -98,11 +117,16 @@ def test_an_lm_that_fails_is_a_metric_error_and_is_asked_again():
         return {"reason": "", "score": 5}
 
     metric = still.judge("Is it polite?", lm=ScriptedLM(answer))
+
+    def ask():
+        with place():
+            return metric.score(EXAMPLE, ANSWER)
+
     with pytest.raises(MetricError, match=r"judge\('Is it polite\?'.*example [0-9a-f]{12}: EngineError: no room") as caught:
-        metric(EXAMPLE, ANSWER)
+        ask()
     assert isinstance(caught.value.__cause__, EngineError)
     broken = False
-    assert metric.score(EXAMPLE, ANSWER) == Score(1.0)
+    assert ask() == Score(1.0)
 
 
 class Grade(enum.IntEnum):
@@ -277,17 +301,41 @@ def test_a_compile_with_a_judge_in_it(tmp_path):
     assert (row.score, other.calls) == (0.5, 6)
 
 
-def test_a_resumed_compile_spends_what_its_judge_cost(tmp_path):
+@pytest.mark.parametrize("same", [False, True], ids=["another judge object", "the same judge object"])
+def test_a_resumed_compile_spends_what_its_judge_cost(tmp_path, same):
     """An answer from the ledger counts against the budget as it did at first."""
     data = still.Dataset([{"question": f"{i}?", "reply": "yes"} for i in range(6)], inputs=["question"])
+    lms = [ScriptedLM(lambda plan, inputs: {"reason": "So so.", "score": 3}, "judge") for _ in range(2)]
+    judges = [still.judge("Is it polite?", lm=lm) for lm in lms]
     spent = []
-    for _ in range(2):
-        judged = ScriptedLM(lambda plan, inputs: {"reason": "So so.", "score": 3}, "judge")
+    for metric in judges[:1] * 2 if same else judges:
         result = still.compile(
-            still.Predict("question -> reply"), data, data, still.judge("Is it polite?", lm=judged), level="O0",
+            still.Predict("question -> reply"), data, data, metric, level="O0",
             lm=ScriptedLM(lambda plan, inputs: {"reply": "yes"}), ledger=tmp_path / "l.duckdb", progress=False,
             budget=still.Budget(calls=1000),
         )  # fmt: skip
         spent.append((result.report.evidence.points[-1].calls, result.report.evidence.points[-1].tokens))
-    assert judged.calls == 0
+    assert [lm.calls for lm in lms] == [6, 0]
     assert spent[0] == spent[1] == (12, 12 * 12)
+
+
+def test_an_answer_costs_once_in_a_compile_and_again_in_the_next(tmp_path):
+    lm = scripted()
+    metric = still.judge("Is it polite?", lm=lm)
+    with still.Ledger(tmp_path / "ledger.duckdb") as book:
+        for _ in range(2):
+            with metered() as meter, kept_in(Verdicts(book, "run")):
+                assert metric(EXAMPLE, ANSWER) == metric(EXAMPLE, ANSWER) == 0.75
+            assert (meter.calls, meter.prompt_tokens, meter.decoded_tokens) == (1, 10, 2)
+    assert lm.calls == 1
+
+
+def test_two_judges_that_ask_the_same_ask_once_and_both_count(tmp_path):
+    """As they do when the compile is resumed, and both find the answer in the ledger."""
+    lm = scripted()
+    with still.Ledger(tmp_path / "ledger.duckdb") as book:
+        for _ in range(2):
+            with metered() as meter, kept_in(Verdicts(book, "run")):
+                assert [still.judge("Is it polite?", lm=lm)(EXAMPLE, ANSWER) for _ in range(2)] == [0.75, 0.75]
+            assert meter.calls == 2
+    assert lm.calls == 1

@@ -24,7 +24,7 @@ from still.compiler.ledger import (
     EvaluationRow,
     Ledger,
     RunRow,
-    VerdictRow,
+    ScoreRow,
     evaluation_key,
 )
 from still.errors import LedgerError
@@ -35,6 +35,10 @@ RUN = RunRow(run_id="r1", program="p", level="O1", model="m", model_digest="md",
 def evaluation(key, **changes):
     row = {"candidate_id": "c1", "example_id": f"e{key}", "split": "dev", "model_digest": "md", "score": 0.5}
     return EvaluationRow(evaluation_id=str(key), **{**row, "run_id": "r1", **changes})
+
+
+def counted(key, **changes):
+    return ScoreRow(**{"run_id": "r1", "evaluation_id": str(key), "split": "dev", "score": 0.5, **changes})
 
 
 def candidate(key, **changes):
@@ -116,6 +120,22 @@ def test_a_run_is_updated_the_rest_is_not(ledger):
     (run,) = ledger.runs()
     assert (run.status, run.finished_at, run.started_at) == ("resumed", None, RUN.started_at)
     assert [row.score for row in ledger.evaluations()] == [0.25]
+
+
+def test_a_score_is_that_of_its_run_and_the_last_one(ledger):
+    ledger.record(candidate("c1"))
+    ledger.record(candidate("c1", run_id="r2"))
+    ledger.record(evaluation("k", score=0.25))
+    for score in (0.25, 0.5):
+        ledger.record(counted("k", score=score))
+    ledger.record(counted("k", run_id="r2", split="test", score=0.0, error="MetricError: no"))
+    ledger.flush()
+    ledger.record(counted("k", score=0.75, fields={"team": 0.75}))
+    columns = "run_id, split, score, error"
+    _, rows = ledger.query(f"SELECT {columns} FROM scored ORDER BY run_id")
+    assert rows == [("r1", "dev", 0.75, None), ("r2", "test", 0.0, "MetricError: no")]
+    assert ledger.query("SELECT run_id, score FROM failures")[1] == [("r2", 0.0)]
+    assert ledger.query("SELECT fields FROM scores WHERE run_id = 'r1'")[1] == [('{"team":0.75}',)]
 
 
 def test_evaluations_are_filtered(ledger):
@@ -227,21 +247,6 @@ ledger.record(evaluation("a"))
 
 
 # --- damage
-
-
-def test_a_ledger_of_version_2_is_brought_up_to_date(tmp_path):
-    path = tmp_path / "old.duckdb"
-    with Ledger(path) as book:
-        book.record(VerdictRow(verdict_id="v", judge="j", score=0.5, calls=[("m", 3, 1)], run_id="r"))
-    with duckdb.connect(str(path)) as connection:
-        connection.execute("DROP TABLE verdicts; UPDATE meta SET schema_version = 2")
-        connection.execute("INSERT INTO artifacts VALUES ('p', 'd', 'r', 'c', 'n', 0.5, TIMESTAMP '2026-01-01 00:00:00')")
-    with Ledger(path) as book:
-        assert book.verdicts("j") == []
-        book.record(row := VerdictRow(verdict_id="v", judge="j", score=0.5, calls=[("m", 3, 1)], run_id="r"))
-        assert [one.verdict_id for one in book.verdicts("j")] == [row.verdict_id]
-        assert len(book.artifacts()) == 1
-        assert book.query("SELECT schema_version FROM meta")[1] == [(3,)]
 
 
 def test_other_files_are_refused_and_left_alone(tmp_path):
@@ -523,14 +528,16 @@ def test_ready_queries(ledger):
     for name, values in scores.items():
         for i, score in enumerate(values):
             changes = {"candidate_id": name, "example_id": f"e{i}", "score": score, "calls": 2, "seconds": 0.5}
-            ledger.record(evaluation(f"{name}{i}", **changes, error="boom" if score is None else None))
+            error = "boom" if score is None else None
+            ledger.record(evaluation(f"{name}{i}", **changes, error=error))
+            ledger.record(counted(f"{name}{i}", score=score or 0.0, error=error))
     for number, seconds in enumerate((0.25, 0.75, None)):
         spent = {"prompt_tokens": 100, "cached_tokens": 75, "decoded_tokens": 2, "seconds": seconds}
         whose = {"evaluation_id": "base0", "purpose": "program", "predictor": "sort", "model": "m", "run_id": "r1"}
         ledger.record(CallRow(call_id=f"c{number}", number=number, **whose, **spent))
     ledger.record(ArtifactRow(path="/a", digest="d", run_id="r1", candidate_id="better", name="better", score=0.75))
-    # A row of the same candidate under another model belongs to another run.
-    ledger.record(evaluation("other", candidate_id="base", model_digest="other", score=1.0, run_id="r0"))
+    # A row of a candidate of the same content that this run did not need: of another program, say, or another dataset.
+    ledger.record(evaluation("other", candidate_id="base", score=1.0, run_id="r0"))
 
     def table(name):
         columns, rows = ledger.query(name)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import enum
+import itertools
 import json
 import math
+import re
 from collections import Counter
 from decimal import Decimal
 from fractions import Fraction
+from functools import lru_cache, partial, wraps
 from pathlib import Path
 
 import numpy as np
@@ -137,7 +140,15 @@ def test_f1_is_the_harmonic_mean_of_precision_and_recall(label, predicted):
         (Prediction(score=0.5, feedback="so so"), 0.5),
         (np.float32(0.5), 0.5),
         (np.bool_(True), 1.0),
+        (np.array(0.5), 0.5),
+        (Score(np.bool_(True), "so so"), 1.0),
+        (Score(np.float32(0.5), "so so"), 0.5),
+        (Prediction(score=np.bool_(True), feedback="so so"), 1.0),
+        (Prediction(score=np.float32(1), feedback="so so"), 1.0),
         (Fraction(1, 4), 0.25),
+        (1.0000000000000002, 1.0),
+        (-1e-12, 0.0),
+        (Score(1.0000000000000002, "so so"), 1.0),
     ],
 )
 def test_callables_may_return(result, value):
@@ -145,14 +156,18 @@ def test_callables_may_return(result, value):
     score = metric(EXAMPLE, Prediction())
     assert type(score) is float
     assert score == value
-    if not isinstance(result, bool | int | float | np.generic | Fraction):
+    if isinstance(result, Score | Prediction):
         assert metric.score(EXAMPLE, Prediction()).feedback == "so so"
     assert metric.fields(EXAMPLE, Prediction()) == {}
 
 
 @pytest.mark.parametrize(
-    "result", [None, "1", float("nan"), 1.01, -0.1, math.inf, Score(2.0), Prediction(answer=1), [1], np.ones(2)]
-)
+    "result",
+    [
+        None, "1", float("nan"), 1.01, -0.1, 1 + 1e-6, -1e-6, math.inf, Score(2.0), Prediction(answer=1), [1], np.ones(2),
+        Score(np.ones(2)), Prediction(score=np.str_("1")),
+    ],
+)  # fmt: skip
 def test_wrong_results_name_metric_example_and_value(result):
     def closeness(example, prediction):
         return result
@@ -238,6 +253,97 @@ def test_as_metric_keeps_metrics():
     assert isinstance(metric, Metric)
     assert repr(metric) == "exact('team')"
     assert float(Score(0.5)) == 0.5
+
+
+def test_feedback_is_text_whatever_was_given():
+    assert Score(0.0, None).feedback == ""
+    assert Score(0.0, ["too long", 3]).feedback == "['too long', 3]"
+    assert as_metric(lambda example, prediction: Score(0.5, None)).score(EXAMPLE, Prediction()) == Score(0.5)
+    assert weighted({"a": (lambda example, prediction: Score(0.5, 7), 1)}).score(EXAMPLE, None) == Score(0.5, "a: 7")
+
+
+def at_least(least, example, prediction, share=1):
+    return share if prediction.urgency >= least else 0
+
+
+def bounded(least, default=0, keyword=0):
+    """A metric that captures one value and has two as defaults."""
+
+    def passes(example, prediction, shift=default, *, rest=keyword):
+        return prediction.urgency + shift + rest >= least
+
+    return passes
+
+
+def logged(function, into=""):
+    @wraps(function)
+    def wrapper(*arguments):
+        return (into, function(*arguments))[1]
+
+    return wrapper
+
+
+class Above:
+    def __init__(self, least):
+        self.least, self.seen = least, []
+
+    def __call__(self, example, prediction):
+        self.seen.append(prediction)
+        return prediction.urgency >= self.least
+
+
+def alike():
+    """Metrics of few sources, that differ in the values they hold."""
+    values = [1, 2, 1.0, "1", True, None, [1, 2], {"a": 1}, {"x", "y", "z"}, Team.BILLING, np.int64(7), np.int64(8)]
+    values += [Point(x=1), Point, object(), bounded(1), bounded(2), exact("a"), exact("b"), as_metric(bounded(3))]
+    return [
+        *map(bounded, values), bounded(1, default=1), bounded(1, keyword=1), bounded(1, keyword=object()),
+        partial(at_least, 1), partial(at_least, 2), partial(at_least, 2, share=0.5), partial(bounded(1)),
+        partial(bounded(2)), partial(bounded(1), shift=1), logged(bounded(1)), logged(bounded(2)), logged(bounded(1), "x"),
+        lru_cache(bounded(1)), lru_cache(bounded(2)), Above(1), Above(2),
+    ]  # fmt: skip
+
+
+def test_functions_of_one_source_are_told_apart_by_the_values_they_hold():
+    found = [as_metric(function).identity for function in alike()]
+    assert len(set(found)) == len(found)
+    assert found == [as_metric(function).identity for function in alike()]  # whatever objects lie where in memory
+    assert not [identity for identity in found if "0x" in identity]
+    parts = [weighted({"a": (bounded(least), 1)}).identity for least in (1, 2)]
+    assert parts[0] != parts[1]
+
+
+def test_telling_a_function_from_others_does_nothing_to_it():
+    def countdown(example, prediction, left=2):
+        return countdown(example, prediction, left - 1) if left else 1
+
+    assert as_metric(countdown).identity == as_metric(countdown).identity
+    endless, above = itertools.count(), Above(1)
+    assert as_metric(bounded(endless)).identity == as_metric(bounded(endless)).identity
+    assert next(endless) == 0
+    before = as_metric(above).identity
+    assert as_metric(above)(EXAMPLE, EXAMPLE) == 1
+    assert as_metric(above).identity == before  # what it remembers is not what it is
+    cyclic: list = []
+    cyclic.append(cyclic)
+    assert as_metric(bounded(cyclic)).identity == as_metric(bounded(cyclic)).identity
+
+    def waiting(example, prediction):
+        return later
+
+    before = as_metric(waiting).identity
+    later = 1
+    assert as_metric(waiting).identity != before
+
+
+@pytest.mark.parametrize("gain", ["high", None, [1], math.nan, math.inf, pytest.param(10**400, id="huge")])
+@pytest.mark.parametrize("metric", [still.mrr(), still.recall_at(2), still.ndcg_at(2)], ids=["mrr", "recall", "ndcg"])
+def test_a_gain_that_is_no_number_is_named(metric, gain):
+    example = Example(query="q", relevant={"b": 1, "a": gain}).with_inputs("query")
+    told = rf"^metric {re.escape(metric.name)}: example [0-9a-f]{{12}}: 'relevant' gives 'a' the gain .*: give a number"
+    with pytest.raises(MetricError, match=told) as caught:
+        metric(example, Prediction(passages=["b"]))
+    assert f"{gain!r:.60}" in str(caught.value)
 
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)

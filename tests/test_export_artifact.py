@@ -20,6 +20,7 @@ from still.cli import app
 from still.compiler.artifact import save_artifact
 from still.errors import ArtifactError, ModelError
 from still.optimizers.nearest import NearestDemonstrations
+from still.signatures.executor import AdapterFolder
 from typer.testing import CliRunner
 
 
@@ -95,6 +96,20 @@ def test_the_adapter_travels_bit_for_bit(parts, tmp_path):
     config = json.loads((tmp_path / "peft" / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == str(parts[0] / "base")
     assert config["r"] == 4 and config["target_modules"] == ["v_proj"]
+
+
+def test_a_programs_own_adapter_is_written(parts, tmp_path):
+    program = Two()
+    program.set_lm(still.LM(str(parts[0] / "base")))
+    trained = {name: AdapterFolder(name, str(parts[0] / name)) for name in ("mood", "other")}
+    program.second.config = {"adapter": trained["mood"]}
+    still.export_weights(program, tmp_path / "peft", to="peft")
+    before, after = (load_file(f / "adapter_model.safetensors") for f in (parts[0] / "mood", tmp_path / "peft"))
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    program.first.config = {"adapter": trained["other"]}
+    with pytest.raises(ArtifactError, match=r"several adapters \(first: .*other, second: .*mood\): say by adapter="):
+        still.export_weights(program, tmp_path / "again", to="peft")
+    still.export_weights(program, tmp_path / "again", to="peft", adapter=parts[0] / "other")
 
 
 def test_without_an_adapter_the_base_is_written(parts, tmp_path):

@@ -7,6 +7,7 @@ import pytest
 import still
 from scripted import ScriptedLM
 from still.compiler.ledger_views import READY_QUERIES, VIEWS
+from still.errors import StillError
 from test_compiler_compile import Sort, data, right_with_demonstrations, truth
 
 DOCS = Path(__file__).parent.parent / "docs" / "ledger.md"
@@ -91,3 +92,39 @@ def test_a_saved_artifact_is_a_row(compiled):
     assert (row.path, row.digest, row.name) == (str(saved.resolve()), result.digest, result.winner.name)
     assert row.score == 1.0
     assert still.compiler.artifact.read_artifact(saved).digest == row.digest
+
+
+def test_runs_of_one_ledger_do_not_mix(tmp_path):
+    """The program as it is is the same candidate of every program, and what was predicted serves every metric."""
+    lm = ScriptedLM(lambda plan, inputs: {"bin": truth(inputs) if "Sort" in str(plan) else "glass"})
+    guess = still.Predict(Sort.with_instructions("Guess where it goes."))
+    asked = {"lm": lm, "ledger": tmp_path / "ledger.duckdb", "progress": False}
+    made = [
+        still.evaluate(still.Predict(Sort), data(12), **asked),
+        still.evaluate(guess, data(12), **asked),
+        still.evaluate(guess, data(6, 50), **asked),
+        still.evaluate(guess, data(12), lambda example, prediction: 0.25, **asked),
+        still.evaluate(guess, data(12), lambda example, prediction: 0.75, **asked),
+    ]
+    assert [row.score for row in made] == [1.0, pytest.approx(1 / 3), pytest.approx(1 / 3), 0.25, 0.75]
+    assert lm.calls == 12 + 12 + 6
+    with still.Ledger(tmp_path / "ledger.duckdb") as ledger:
+        _, rows = ledger.query(
+            "SELECT c.n, c.score FROM candidate_scores c JOIN runs r USING (run_id) "
+            "WHERE r.level = 'evaluate' AND r.status = 'finished' ORDER BY r.started_at"
+        )
+        assert rows == [(row.examples, pytest.approx(row.score)) for row in made]
+        assert len(ledger.runs()) == len(made)
+
+
+def test_a_run_that_fails_says_so(tmp_path):
+    def broken(plan, inputs):
+        raise ValueError("out of paper")
+
+    with pytest.raises(StillError, match="out of paper"):
+        still.evaluate(
+            still.Predict(Sort), data(3), lm=ScriptedLM(broken), ledger=tmp_path / "ledger.duckdb", progress=False
+        )
+    with still.Ledger(tmp_path / "ledger.duckdb") as ledger:
+        assert [(run.level, run.status, run.result) for run in ledger.runs()] == [("evaluate", "failed", None)]
+        assert ledger.query("errors")[1]

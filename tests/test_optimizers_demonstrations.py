@@ -167,6 +167,28 @@ def propose(program, context):
     return result, context.seen
 
 
+def test_what_earlier_passes_settled_is_kept():
+    context = Helped()
+    start = Candidate("start", "test", {"self": PredictorState(instructions="SORT.")}, {"samples": 1})
+    result = Demonstrations().run(still.Predict(Sort), start, context)
+    assert len(result.standings) > 3
+    for standing in result.standings:
+        assert standing.candidate.states["self"].instructions == "SORT."
+        assert standing.candidate.knobs == {"samples": 1}
+    assert any(name.startswith("start, nearest-4") for name in context.seen)
+
+
+def test_what_has_no_json_form_is_no_demonstration():
+    def trace(value):
+        return (PredictorTrace("self", {"item": value}, {"bin": "glass"}),)
+
+    runs = [Rollout(EXAMPLES[0], 1.0, trace(object())), Rollout(EXAMPLES[1], 1.0, trace("a jar"))]
+    context = Context(train=[], rollouts=runs)
+    Demonstrations().run(still.Predict(Sort), BASELINE, context)
+    (shown,) = {d["item"] for c in context.seen.values() for s in c.states.values() for d in s.demonstrations}
+    assert shown == "a jar"
+
+
 def test_labelled_draws_show_rare_labels_too():
     context = Helped()
     Demonstrations().run(still.Predict(Sort), BASELINE, context)

@@ -208,6 +208,8 @@ def test_a_teacher_is_shown_task_examples_and_mistakes(tmp_path):
     assert shown["current_instructions"] == "Sort the item into its bin."
     assert shown["mistakes"].count("expected") == 5
     assert "got 'glass'" in shown["mistakes"]
+    dev = {row["item"] for row in data(36, 100)}
+    assert not any(item in text for told in teacher.shown for text in told.values() for item in dev), "these choose"
     assert shown["data"].splitlines() == [
         "30 examples", "item (input): texts of 5 to 5 words, 5 in the middle",
         "bin (label): 'glass' 33%, 'paper' 33%, 'metal' 33%",
@@ -274,6 +276,38 @@ def test_a_teacher_that_fails_is_done_without(tmp_path):
 
     result = compiled(tmp_path, lambda plan, inputs: {"bin": "glass"}, teacher=ScriptedLM(broken, "teacher"))
     assert result.winner.name == "baseline"
+    assert any("the teacher failed 10 times" in note and "no valid answer" in note for note in result.report.notes)
+
+
+def test_a_server_that_fails_ends_no_compile(tmp_path):
+    def broken(plan, inputs):
+        raise RuntimeError("429: slow down")
+
+    result = compiled(
+        tmp_path, lambda plan, inputs: {"bin": truth(inputs) if "jam" in system(plan) else "glass"},
+        teacher=ScriptedLM(broken, "teacher"),
+    )  # fmt: skip
+    assert result.winner.name == "words for bin"
+    assert any("429: slow down" in note for note in result.report.notes)
+
+
+class Turned(still.Module):
+    """No predictor at all."""
+
+    k = still.Knob(choices=(1, 2, 3))
+
+    def forward(self, item):
+        return still.Prediction(bin=BINS[self.k - 1])
+
+
+def test_a_program_without_predictors_needs_no_teacher(tmp_path):
+    teacher = Teacher(["Look."])
+    result = still.compile(
+        Turned(), data(9), data(9, 100), lm=ScriptedLM(None), passes=[Instructions()], teacher=teacher,
+        ledger=tmp_path / "l.duckdb", progress=False,
+    )  # fmt: skip
+    assert result.winner.name == "baseline"
+    assert teacher.calls == 0
 
 
 def test_the_second_run_finds_every_row(tmp_path):

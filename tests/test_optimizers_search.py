@@ -358,3 +358,12 @@ def test_the_search_ends_when_it_costs_too_much(tmp_path):
     )  # fmt: skip
     assert len(after.report.rows) < len(alone.report.rows)
     assert after.winner.name == alone.winner.name == "baseline"
+
+
+def test_a_knob_may_be_offered_other_values_than_the_programs_own(tmp_path):
+    program = Program()
+    offer(program, "depth", (2, 4))
+    offer(program, "weight", ())
+    result = compiled(tmp_path, good_combination, program)
+    assert result.winner.knobs["depth"] == 4
+    assert program.depth == 1

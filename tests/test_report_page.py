@@ -188,6 +188,14 @@ def test_no_text_becomes_markup(text):
     assert any(text in part for part in read.texts) or not text.strip()
 
 
+def test_what_looks_like_markup_is_printed_as_it_is(result):
+    text = "[/INST] [urgent] :key:"
+    row = dataclasses.replace(result.report.rows[0], name=text, verdict=text)
+    report = dataclasses.replace(result.report, metric=text, winner=text, rows=(row,), notes=(text,))
+    printed = " ".join(str(report).split())
+    assert printed.count(text) == 5, "the title, two cells, two lines below"
+
+
 def test_a_page_that_cannot_be_written_is_an_error_of_one_line(result, tmp_path):
     result.save(tmp_path / "a.still")
     done = CliRunner().invoke(app, ["report", str(tmp_path / "a.still"), "-o", str(tmp_path / "no" / "a.html")])

@@ -150,6 +150,36 @@ def test_samples_vote():
     assert lm.drawn == (3, 1.2)
 
 
+@pytest.mark.parametrize("reasoning", [False, True])
+def test_samples_vote_on_what_is_asked_in_a_call(reasoning):
+    """The signature of the call, and not its reasoning: no two draws give the same."""
+
+    def answer(plan, inputs):
+        drawn = {"lid": "cork" if inputs["i"] == 0 else "tin", "reasoning": f"because {inputs['i']}"}
+        return {step.field: drawn[step.field] for step in plan.decodes}
+
+    predict = still.Predict(Sort)
+    predict.samples, predict.reasoning = 3, reasoning
+    with still.context(lm=Drawing(answer)):
+        assert predict(item="jar", signature="item -> lid").lid == "tin"
+
+
+def test_samples_vote_on_a_reasoning_that_is_the_signatures_own():
+    lm = Drawing(lambda plan, inputs: {"reasoning": "a" if inputs["i"] == 0 else "b", "bin": "glass"})
+    predict = still.Predict("item -> reasoning, bin")
+    predict.samples = 3
+    with still.context(lm=lm):
+        assert predict(item="jar").reasoning == "b"
+
+
+def test_samples_do_not_vote_on_what_is_not_written():
+    lm = Drawing(lambda plan, inputs: {"bin": "glass" if inputs["i"] == 0 else "paper"})
+    predict = still.Predict(still.Signature("item -> why, bin").with_updated_fields("why", written=False))
+    predict.samples = 3
+    with still.context(lm=lm):
+        assert predict(item="jar").bin == "paper"
+
+
 @given(st.lists(st.sampled_from("abc"), min_size=1, max_size=9))
 def test_the_majority_is_the_first_of_the_most_frequent(values):
     index = majority([{"x": value, "why": i} for i, value in enumerate(values)], ["x"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +16,7 @@ from ...errors import EngineError
 from ..models import Model
 from .batch import Batch, build_batch
 from .decoder import TorchDecoder
-from .kernels import native_level
+from .kernels import library, native_level
 from .native import NativeDecoder, runs_natively
 from .options import token_logprob
 from .sampler import Masks, Picks, allowed, check_normalizers, draw
@@ -39,10 +41,20 @@ class Decoder(Protocol):
 
 
 def make_decoder(model: Model, num_pages: int, max_context: int) -> Decoder:
-    """The fastest decoder this machine has for the model: the compiled one where it runs, else torch."""
-    if native_level() and runs_natively(model):
-        return NativeDecoder(model, num_pages, max_context)
+    """The fastest decoder this machine has for the model: the compiled one where it runs, else torch. Warns where it was
+    not built and could have been."""
+    if runs_natively(model):
+        if native_level():
+            return NativeDecoder(model, num_pages, max_context)
+        if library() is None and sys.platform == "linux":
+            warnings.warn(NOT_BUILT, RuntimeWarning, stacklevel=2)
     return TorchDecoder(model, num_pages, max_context)
+
+
+NOT_BUILT = (
+    "Still was installed without its compiled decoder and runs on torch, many times slower: install gcc or clang with "
+    "OpenMP and the headers of Python (python3-dev), then install Still again"
+)
 
 
 LOGIT_ROWS = 128

@@ -173,7 +173,7 @@ def _nf4() -> Any:
     try:
         import bitsandbytes  # noqa: F401  # transformers' own message names versions we do not support
     except ImportError as error:
-        raise TrainingError("precision='nf4' needs bitsandbytes: pip install 'still[qlora]'") from error
+        raise TrainingError("precision='nf4' needs bitsandbytes: pip install bitsandbytes") from error
     return transformers.BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.bfloat16
     )

@@ -119,7 +119,8 @@ def main():
     told = {name: json.loads((folder / name / "told.json").read_text()) for name in ("whole", "broken")}
     scores = "SELECT evaluation_id, split, score, error FROM scores"
     ends = {"ids": sorted(rows(broken)) == sorted(rows(whole)), "scores": rows(broken, scores) == rows(whole, scores)}
-    print(json.dumps({"killed": killed, "lost": lost, "changed": changed, "kept": sum(row[2] for row in seen.values()), **told, **ends}))
+    kept = sum(calls for _, _, calls in seen.values())
+    print(json.dumps({"killed": killed, "lost": lost, "changed": changed, "kept": kept, **told, **ends}))
 
 
 if __name__ == "__main__":

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConstraintError
-from ..signatures.executor import Completion, Sampling
+from ..signatures.executor import Completion, Sampling, Usage
 from ..signatures.plan import Plan
 from .meter import count_call
 from .prompt import Prompter
 from .recall import Recall
-from .steps import Refusal, answer_text, to_completion, to_request
+from .steps import Refusal, answer_text, to_completion, to_request, usage_of
 
 if TYPE_CHECKING:
     from .engine import Request, Result
@@ -26,7 +26,8 @@ RETRY_TEMPERATURE = 0.7
 @dataclass(slots=True)
 class Call:
     """Its requests, one after the other: an answer that validation refuses is shown to the model with the reason, which
-    then answers again (warmer, or a small model would only repeat itself)."""
+    then answers again: warmer, or a small model would only repeat itself. What is scored is chosen as before, or the value
+    would not be the likeliest."""
 
     plan: Plan
     inputs: Mapping[str, Any]
@@ -40,6 +41,7 @@ class Call:
     refusals: tuple[Refusal, ...] = ()
     started: float = field(default_factory=time.perf_counter)
     _asked: float = 0.0
+    _spent: Usage = field(default_factory=lambda: Usage(calls=0))
 
     def __post_init__(self) -> None:
         self._asked = self.started
@@ -48,10 +50,11 @@ class Call:
         """The next request to make."""
         seed = (self.sampling.seed or 0) * 1_000_003 + self.sample
         sampling = replace(self.sampling, seed=seed)
+        choosing = self.sampling.temperature if self.refusals else None
         if attempt := len(self.refusals):
             warm = max(sampling.temperature, RETRY_TEMPERATURE)
             sampling = replace(sampling, temperature=warm, seed=seed + 7919 * attempt)
-        request = to_request(self.plan, self.inputs, sampling, self.prompter, self.refusals)
+        request = to_request(self.plan, self.inputs, sampling, self.prompter, self.refusals, choosing)
         return request if sampling.adapter is None else replace(request, adapter=sampling.adapter.digest)
 
     def known(self, request: Request) -> Result | None:
@@ -66,6 +69,7 @@ class Call:
         asked, self._asked = self._asked, time.perf_counter()
         seconds = self._asked - asked
         count_call(self.model, usage.prompt_tokens, usage.cached_tokens, usage.decoded_tokens, seconds)
+        self._spent += usage_of(result)
         try:
             completion = to_completion(self.plan, result)
         except ConstraintError as error:
@@ -73,5 +77,4 @@ class Call:
                 raise
             self.refusals += (Refusal(answer_text(self.plan, result), str(error)),)
             return None
-        spent = replace(completion.usage, calls=len(self.refusals) + 1, seconds=time.perf_counter() - self.started)
-        return replace(completion, usage=spent)
+        return replace(completion, usage=replace(self._spent, seconds=time.perf_counter() - self.started))

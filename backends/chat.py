@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from itertools import count
 from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
 from ..errors import EngineError, StillError
 from ..signatures.bridge import lm15
+from ..signatures.schema_parts import enforceable, without
 from .local import LocalModel
 from .meter import OURS, count_call
 from .steps import closing_tokens
@@ -23,6 +27,45 @@ if TYPE_CHECKING:
 
 DEFAULT_MAX_TOKENS = 512
 """Tokens an answer may have when the caller does not say."""
+_HOTTEST = 2
+"""The highest temperature that lm15 lets pass; plans go further."""
+_BEYOND = "still_sampling"
+"""Where the metadata of a request has the options that lm15 does not carry."""
+# Free white space would let a small model indent forever. What no grammar can say (an unknown format) dspy checks.
+_JSON = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": ", "coerce_one_of": True, "lenient": True}
+
+_samples: ContextVar[Iterator[int] | None] = ContextVar("still_samples", default=None)
+
+
+@contextmanager
+def numbered_samples() -> Iterator[None]:
+    """In the block is one call of an LM: DSPy asks for its samples one after the other, each by the same request."""
+    token = _samples.set(count())
+    try:
+        yield
+    finally:
+        _samples.reset(token)
+
+
+def carried(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What changes in DSPy's options for a call, so that lm15 carries them to `ChatEngine`.
+
+    It refuses some that plans have: those travel as metadata. It drops rollouts: as in plans, each is another seed.
+    """
+    temperature = options.get("temperature")
+    refused = {
+        "min_p": options.get("min_p") is not None,
+        "top_k": options.get("top_k") == 0,
+        "temperature": isinstance(temperature, int | float) and temperature > _HOTTEST,
+    }
+    beyond = {name: options[name] for name, is_refused in refused.items() if is_refused}
+    changed: dict[str, Any] = dict.fromkeys(beyond)
+    if beyond:
+        changed["metadata"] = {**(options.get("metadata") or {}), _BEYOND: beyond}
+    seed, rollout = options.get("seed"), options.get("rollout_id")
+    if seed is not None and rollout is not None:
+        changed["seed"] = int(seed) + crc32(repr(rollout).encode())
+    return changed
 
 
 class ChatEngine:
@@ -31,7 +74,7 @@ class ChatEngine:
     supports_response_schema = True
     supports_function_calling = False
     supports_reasoning = False
-    supported_params = frozenset({"response_format", "temperature", "max_tokens", "top_p", "top_k", "stop", "seed"})
+    supported_params = frozenset({"response_format", "temperature", "max_tokens", "top_p", "top_k", "min_p", "stop", "seed"})
 
     def __init__(self, local: LocalModel) -> None:
         self._local = local
@@ -79,15 +122,27 @@ class ChatEngine:
                 f"prompt of {len(prompt)} tokens does not fit into a context of {self._local.engine.max_context}: "
                 "shorten it or use fewer demonstrations"
             )
-        temperature = config.temperature or 0.0
-        # DSPy asks for n samples one after the other without a seed: equal seeds would make them equal.
-        seed = config.seed if config.seed is not None else next(self._fresh_seeds) if temperature else 0
-        sampling = Sampling(temperature, config.top_p or 1.0, config.top_k or 0, seed=seed)
+        drawing: dict[str, Any] = {
+            "temperature": config.temperature or 0.0,
+            "top_p": config.top_p or 1.0,
+            "top_k": config.top_k or 0,
+            **_beyond(config),
+        }
+        sampling = Sampling(**drawing, seed=self._seed(config.seed, drawing["temperature"]))
         limit, grammar = min(config.max_tokens or DEFAULT_MAX_TOKENS, room), _grammar(config.response_format)
         # JSON that is cut off parses no more: it is brought to an end, beyond the limit where there is room.
         closing = min(closing_tokens(grammar), room - 1) if grammar is not None else 0
         decode = Decode(min(limit, room - closing), grammar, config.stop, closing=closing)
         return Request(tuple(prompt), (decode,), sampling)
+
+    def _seed(self, given: int | None, temperature: float) -> int:
+        if not temperature:
+            return given or 0
+        if given is None:
+            return next(self._fresh_seeds)
+        # Another for each sample of a call, as in plans; the same again for the next call.
+        numbers = _samples.get()
+        return given * 1_000_003 + (0 if numbers is None else next(numbers))
 
     def _end(self, request: Any, result: Result) -> Any:
         response = self._respond(request, result)
@@ -178,14 +233,19 @@ def _messages(request: Any) -> list[tuple[str, str]]:
     return messages
 
 
+def _beyond(config: Any) -> Mapping[str, Any]:
+    """Options of `carried` in a request."""
+    metadata = (config.extensions or {}).get("metadata")
+    found = metadata.get(_BEYOND) if isinstance(metadata, Mapping) else None
+    return found if isinstance(found, Mapping) else {}
+
+
 def _grammar(response_format: dict[str, Any] | None) -> str | None:
     """A Lark grammar for lm15's two response formats."""
     if response_format is None:
         return None
-    schema = dict(response_format.get("schema") or {"type": "object"})
+    schema = without(enforceable(response_format.get("schema") or {"type": "object"}), "uniqueItems")
     try:
-        # Free white space would let a small model indent forever.
-        schema["x-guidance"] = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-        return f"start: %json {json.dumps(schema)}"
+        return f"start: %json {json.dumps({**schema, 'x-guidance': _JSON})}"
     except (TypeError, ValueError) as error:
         raise EngineError(f"response_format schema is not JSON: {error}") from error

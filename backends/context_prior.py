@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 
-from ..signatures.executor import Completion
 from ..signatures.plan import Decode, Part, Plan
 from ..signatures.values import value_text
 
@@ -29,6 +28,8 @@ Sizes = tuple[tuple[str, int], ...]
 """Words of each input, rounded to a power of two."""
 Biases = tuple[tuple[str, tuple[float, ...]], ...]
 """By the name of the step that is scored, one for each option."""
+Scores = Mapping[str, Sequence[float]]
+"""Of one run: log-probabilities of the options, by the name of the step that is scored."""
 
 
 class ContextPrior:
@@ -38,10 +39,11 @@ class ContextPrior:
     Those are random common words, about as many as the input has (after Fei, Hou, Chen and Bosselut, Mitigating Label
     Biases for In-context Learning, 2023, who take words of the task's own data): what a model prefers after a word or two
     is not what it prefers after a page. Only for plans without demonstrations and without a fitted calibration. Thread-safe;
-    a plan is measured once for each size.
+    a plan is measured once for each size. Of what `run` gets answered only scores are looked at: an answer to words without
+    content need not be one that its type takes, and is cut off after the last that is scored.
     """
 
-    def __init__(self, run: Callable[[Plan, Sequence[Mapping[str, str]]], list[Completion]]) -> None:
+    def __init__(self, run: Callable[[Plan, Sequence[Mapping[str, str]]], list[Scores]]) -> None:
         self._run = run
         self._lock = threading.Lock()
         self._known: dict[tuple[str, Sizes], Biases] = {}
@@ -101,14 +103,14 @@ def _until_scored(plan: Plan) -> Plan:
     return plan.answering(answer[: last + 1])
 
 
-def _biases(plan: Plan, runs: Sequence[Completion]) -> Biases:
-    return tuple((step.name, _bias(step, runs)) for step in plan.decodes if step.scoring is not None)
+def _biases(plan: Plan, runs: Sequence[Scores]) -> Biases:
+    return tuple((step.name, _bias([run[step.name] for run in runs])) for step in plan.decodes if step.scoring is not None)
 
 
-def _bias(step: Decode, runs: Sequence[Completion]) -> tuple[float, ...]:
+def _bias(runs: Sequence[Sequence[float]]) -> tuple[float, ...]:
     from .engine import option_probabilities
 
-    shares = [option_probabilities(list(run.scores[step.name].values())) for run in runs]
+    shares = [option_probabilities(scores) for scores in runs]
     means = [math.fsum(column) / len(runs) for column in zip(*shares, strict=True)]
     return tuple(-math.log(max(mean, 1e-12)) for mean in means)
 

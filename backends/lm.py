@@ -8,10 +8,11 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from ..signatures.bridge import LM as DspyLM
+from ..signatures.bridge import lm15
 from ..signatures.executor import Completion, Piece, Sampling
 from ..signatures.plan import Plan
 from .call import Call
-from .chat import AsyncChatEngine, ChatEngine
+from .chat import AsyncChatEngine, ChatEngine, carried, numbered_samples
 from .field_text import FieldText
 from .local import LocalModel
 from .recall import current_recall
@@ -50,6 +51,22 @@ class LM(DspyLM):  # type: ignore[misc]  # dspy ships no types
     def __deepcopy__(self, memo: dict[int, Any]) -> LM:
         # Programs are copied for every candidate; their LM is a handle to one engine.
         return self
+
+    def __call__(self, prompt: Any = None, *, messages: Any = None, **options: Any) -> Any:
+        """Answer messages, not a plan: so dspy's own adapters call it, and so do you with a text. See `dspy.LM`."""
+        with numbered_samples():
+            return super().__call__(prompt, messages=messages, **self._carried(prompt, options))
+
+    async def acall(self, prompt: Any = None, *, messages: Any = None, **options: Any) -> Any:
+        """Async twin of a call."""
+        with numbered_samples():
+            return await super().acall(prompt, messages=messages, **self._carried(prompt, options))
+
+    def _carried(self, prompt: Any, options: dict[str, Any]) -> dict[str, Any]:
+        # A request says all itself: dspy takes no options beside it.
+        if isinstance(prompt, lm15.Request) or options.get("request") is not None:
+            return options
+        return {**options, **carried({**self.kwargs, **options})}
 
     @property
     def digest(self) -> str:

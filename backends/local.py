@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import ModelError
-from ..signatures.executor import AdapterFolder, Completion, Sampling
+from ..signatures.executor import AdapterFolder, Sampling
 from ..signatures.plan import Plan
-from .context_prior import ContextPrior
+from .context_prior import ContextPrior, Scores
 from .prompt import Prompter
-from .steps import to_completion, to_request
+from .steps import step_scores, to_request
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -27,7 +27,7 @@ class LocalModel:
     def __init__(self, model: str, quantization: Quantization, cache_tokens: int | None, max_context: int | None) -> None:
         self.model, self.quantization = model, quantization
         self.cache_tokens, self.max_context = cache_tokens, max_context
-        self._lock = threading.Lock()
+        self._lock, self._loading = threading.Lock(), threading.Lock()
         self._engine: Engine | None = None
         self._prompter: Prompter | None = None
         self.prior = ContextPrior(self._run)
@@ -55,10 +55,10 @@ class LocalModel:
                 self._engine = Engine(model, cache_tokens=self.cache_tokens, max_context=self.max_context)
             return self._engine
 
-    def _run(self, plan: Plan, inputs: Sequence[Mapping[str, str]]) -> list[Completion]:
+    def _run(self, plan: Plan, inputs: Sequence[Mapping[str, str]]) -> list[Scores]:
         requests = [to_request(plan, each, Sampling(), self.prompter) for each in inputs]
         futures = [self.engine.submit(request) for request in requests]
-        return [to_completion(plan, future.result()) for future in futures]
+        return [step_scores(plan, future.result()) for future in futures]
 
     @property
     def loaded(self) -> bool:
@@ -74,12 +74,15 @@ class LocalModel:
 
         if adapter.digest in self.engine.adapters:
             return
-        if (found := adapter_digest(adapter.path)) != adapter.digest:
-            raise ModelError(
-                f"adapter {adapter.path}: its sha256 is {found[:12]}…, compiled with was {adapter.digest[:12]}…: "
-                "restore the folder, or compile again"
-            )
-        self.engine.load_adapter(adapter.digest, adapter.path)
+        with self._loading:  # of many threads that answer with it first, one reads it
+            if adapter.digest in self.engine.adapters:
+                return
+            if (found := adapter_digest(adapter.path)) != adapter.digest:
+                raise ModelError(
+                    f"adapter {adapter.path}: its sha256 is {found[:12]}…, compiled with was {adapter.digest[:12]}…: "
+                    "restore the folder, or compile again"
+                )
+            self.engine.load_adapter(adapter.digest, adapter.path)
 
     @property
     def prompter(self) -> Prompter:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -65,10 +65,17 @@ def metered(meter: Meter | None = None, *, alone: bool = False) -> Iterator[Mete
     """
     meter = Meter() if meter is None else meter
     outer = () if alone else settings.get(_METERS, ())
-    # With dspy's own tracking on, a tracker that is there keeps it from starting one per call of a program.
-    counter = {} if settings.track_usage else {"usage_tracker": UsageCounter(settings.usage_tracker)}
-    with context(**{_METERS: (*outer, meter)}, **counter):
+    with context(**{_METERS: (*outer, meter)}, **_counter()):
         yield meter
+
+
+def _counter() -> dict[str, Any]:
+    """Settings that have requests to LMs that are not ours counted."""
+    if not settings.track_usage or settings.usage_tracker is not None:
+        return {"usage_tracker": UsageCounter(settings.usage_tracker)}
+    # dspy will start a tracker per call of a program, but not where there is one: ours is there only while an LM is asked.
+    callbacks = settings.callbacks or []
+    return {"callbacks": callbacks if _COUNTING in callbacks else [*callbacks, _COUNTING]}
 
 
 def counting() -> AbstractContextManager[Any]:
@@ -113,3 +120,28 @@ def count_call(
     call = LMCall(model, prompt_tokens, cached_tokens, decoded_tokens, seconds, modules[-1])
     for meter in settings.get(_METERS, ()):
         meter.log.append(call)  # threads may: list.append is atomic
+
+
+class _Counting:
+    """A callback of dspy's: `counting` around every request to an LM."""
+
+    def __init__(self) -> None:
+        self._running: dict[str, AbstractContextManager[Any]] = {}
+
+    def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        self._running[call_id] = counting()
+        self._running[call_id].__enter__()
+
+    def on_lm_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
+        self._running.pop(call_id).__exit__(None, None, None)
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        if not name.startswith("on_"):
+            raise AttributeError(name)
+        return _ignore
+
+
+def _ignore(**_: Any) -> None: ...
+
+
+_COUNTING = _Counting()

@@ -103,11 +103,13 @@ class _Asking:
         self._step += 1
         if not about or self._step == len(self._formats):
             raise error
-        # Other threads may have gone further.
-        _steps_down[self._key] = max(self._step, _steps_down.get(self._key, 0))
 
     def take(self, found: list[dict[str, Any]]) -> None:
         """Keep the answers; if some were refused, say so to the model, or leave it at those that were valid."""
+        if self._step:
+            # Now it is known that less helps: an error about something else may speak of JSON too.
+            # Other threads may have gone further.
+            _steps_down[self._key] = max(self._step, _steps_down.get(self._key, 0))
         self.answers += found
         if self.answers and not self.adapter.refused:
             self.missing = 0

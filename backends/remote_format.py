@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import ast
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from decimal import Decimal
+from functools import lru_cache
 from typing import Any
 
+from pydantic import TypeAdapter
+from pydantic.fields import FieldInfo
+
 from ..errors import ConstraintError
-from ..signatures.bridge import AdapterParseError, ChatAdapter, JSONAdapter
+from ..signatures.bridge import AdapterParseError, ChatAdapter, DspySignature, JSONAdapter, OutputField
+from ..signatures.choice import Choice
 from ..signatures.constraint import Constraint
-from ..signatures.json_constraint import JsonConstraint
+from ..signatures.fieldset import allows_none
+from ..signatures.json_constraint import OPAQUE, JsonConstraint
+from ..signatures.number import NumberConstraint
 from ..signatures.optional import OptionalConstraint
+from ..signatures.text import TextConstraint
 
 _NOTHING = "(no text)"
+_NONES = frozenset({"None", "null"})
+"""How chat models write None: Python is what dspy asks for."""
+_DSPY = ChatAdapter()
 
 
 class _Conversation:
@@ -63,9 +77,20 @@ class ChatConversation(_Conversation, ChatAdapter):  # type: ignore[misc]  # dsp
 
     def parse(self, signature: Any, completion: str) -> dict[str, Any]:
         """Values by field. Raises `AdapterParseError` or `ConstraintError`."""
-        found: dict[str, Any] = super().parse(signature, completion)
-        checked = self.constraints.keys() & found.keys()
-        return {name: self.constraints[name].coerce(value) if name in checked else value for name, value in found.items()}
+        fields = signature.output_fields
+        checked = tuple(name for name in fields if name in self.constraints)
+        # dspy splits the answer. What it would read has been through its validators already, and through floats.
+        texts: dict[str, str | None] = super().parse(_as_texts(checked), completion) if checked else {}
+        absent = [name for name in checked if texts[name] is None and fields[name].is_required()]
+        if not all(allows_none(fields[name]) for name in absent):
+            raise AdapterParseError("ChatAdapter", signature, completion)
+        found = {name: self.constraints[name].validate(None) for name in absent}
+        # Of the others that are not there dspy fills in the defaults.
+        written = {name: text for name, text in texts.items() if text is not None}
+        found |= {name: _from_text(self.constraints[name], fields[name], text) for name, text in written.items()}
+        if len(checked) < len(fields):
+            found |= super().parse(_without(signature, checked), completion)
+        return found
 
 
 class JsonConversation(_Conversation, JSONAdapter):  # type: ignore[misc]
@@ -84,21 +109,126 @@ class JsonConversation(_Conversation, JSONAdapter):  # type: ignore[misc]
         }
 
 
+@lru_cache(maxsize=256)
+def _as_texts(names: tuple[str, ...]) -> Any:
+    """A signature for dspy to split an answer by: all outputs are texts, None where they are not there."""
+    return DspySignature({name: (str, OutputField(default=None)) for name in names}, "Split.")
+
+
+def _without(signature: Any, names: tuple[str, ...]) -> Any:
+    for name in names:
+        signature = signature.delete(name)
+    return signature
+
+
+def _from_text(constraint: Constraint, field: FieldInfo, text: str) -> Any:
+    """Value of what stands under a field's header. Raises `ConstraintError`.
+
+    dspy asks for Python, and shows demonstrations as JSON or as bare words: of what these may mean the first that is of the
+    type is taken.
+    """
+    inner = _inner(constraint)
+    if text in _NONES and allows_none(field) and text not in (inner.options or ()):
+        return constraint.validate(None)
+    if isinstance(inner, TextConstraint):
+        return constraint.coerce(text)  # as it stands: `parse` would read escapes, which are of our own format
+    try:
+        return _written(constraint, text)
+    except ConstraintError as error:
+        refused = error
+    for value in _meanings(inner, text):
+        with suppress(ConstraintError, TypeError, ValueError):
+            return _read(constraint, value)
+    raise refused
+
+
+def _written(constraint: Constraint, text: str) -> Any:
+    """Value of a text as it should be: JSON where the type is written as JSON, else our own format."""
+    if isinstance(_inner(constraint), JsonConstraint | NumberConstraint):
+        with suppress(ValueError, ArithmeticError, RecursionError):
+            return _read(constraint, _loads(text))
+    return constraint.parse(text)
+
+
+def _meanings(inner: Constraint, text: str) -> Iterator[Any]:
+    """What else a text may mean: what Python reads, the text itself, and what dspy makes of it, which repairs JSON and knows
+    members of an Enum by their names."""
+    python = _literal(text)
+    # Of a number Python drops digits; brackets and quotes are seldom part of a text.
+    yield from (python, text) if isinstance(inner, JsonConstraint) else (text, python)
+    kind = inner.annotation if isinstance(inner, Choice) else Any
+    one = DspySignature({"value": (kind, OutputField())}, "Read.")
+    with suppress(AdapterParseError):
+        yield _DSPY.parse(one, f"[[ ## value ## ]]\n{text}")["value"]
+
+
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return text
+
+
 def _json_object(text: str) -> dict[str, Any]:
     # Servers without schemas put their objects in fences or sentences.
     start, end = text.find("{"), text.rfind("}") + 1
     try:
-        return dict(json.loads(text[start:end], strict=False))
-    except (ValueError, RecursionError) as error:
+        return dict(_loads(text[start:end]))
+    except (ValueError, ArithmeticError, RecursionError) as error:
         raise ConstraintError(f"the answer {_short(text)!r} is not a JSON object: {error}") from None
 
 
+def _loads(text: str) -> Any:
+    # A float has 17 digits, a Decimal all there are.
+    return json.loads(text, strict=False, parse_float=Decimal)
+
+
 def _read(constraint: Constraint, value: Any) -> Any:
-    inner = constraint.inner if isinstance(constraint, OptionalConstraint) else constraint
+    """A value that was loaded, as the type. Raises `ConstraintError`, and as `json.dumps` does for what has no JSON."""
+    inner = _inner(constraint)
     if isinstance(inner, JsonConstraint) and value is not None:
-        # As JSON, which has no tuples, sets or dates: pydantic reads it less strictly than Python's values.
-        return constraint.parse(json.dumps(value))
-    return constraint.coerce(value)
+        return _from_json(constraint, inner.annotation, value)
+    exact = isinstance(inner, NumberConstraint) and inner.exact
+    return constraint.coerce(float(value) if isinstance(value, Decimal) and not exact else value)
+
+
+def _from_json(constraint: Constraint, kind: Any, value: Any) -> Any:
+    # As JSON, which has no tuples, sets or dates: pydantic reads it less strictly than Python's values.
+    text, quoted = json.dumps(value, default=_plain), json.dumps(value, default=_with_digits)
+    if text != quoted and _has_decimals(TypeAdapter(kind).core_schema):
+        with suppress(ConstraintError):
+            return constraint.parse(quoted)
+    return constraint.parse(text)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Decimal):
+        return float(value)
+    if isinstance(value, set):
+        return list(value)
+    raise TypeError(f"{value!r} has no JSON")
+
+
+def _with_digits(value: Any) -> Any:
+    # A number in JSON is a float to pydantic; in quotes it keeps every digit of a Decimal.
+    exact = not isinstance(value, Decimal) or Decimal(repr(float(value))) == value
+    return _plain(value) if exact else str(value)
+
+
+def _has_decimals(core: Any) -> bool:
+    """Whether a core schema of pydantic has a Decimal in it."""
+    if isinstance(core, list | tuple):
+        return any(_has_decimals(part) for part in core)
+    if not isinstance(core, dict):
+        return False
+    # Without a type it has schemas by name, of fields or of alternatives: any name.
+    kind = core.get("type")
+    named = not isinstance(kind, str)
+    return kind == "decimal" or any(_has_decimals(part) for key, part in core.items() if named or key not in OPAQUE)
+
+
+def _inner(constraint: Constraint) -> Constraint:
+    return constraint.inner if isinstance(constraint, OptionalConstraint) else constraint
 
 
 def _reason(error: Exception) -> str:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConstraintError
+from ..signatures.constraint import Constraint
 from ..signatures.executor import Completion, FieldCost, Sampling, Usage
-from ..signatures.optional import NONE
 from ..signatures.plan import Decode, Plan, Text, Turn
 from .prompt import Prompter
 
@@ -32,10 +32,15 @@ class Refusal:
 
 
 def to_request(
-    plan: Plan, inputs: Mapping[str, Any], sampling: Sampling, prompter: Prompter, refusals: tuple[Refusal, ...] = ()
+    plan: Plan,
+    inputs: Mapping[str, Any],
+    sampling: Sampling,
+    prompter: Prompter,
+    refusals: tuple[Refusal, ...] = (),
+    choosing: float | None = None,
 ) -> Request:
     """Lower a filled plan to tokens and steps. Refused answers follow the prompt as further turns, so that all before
-    them is a prefix that is computed already."""
+    them is a prefix that is computed already. choosing: the temperature for options, if it is not the sampling's."""
     from .engine import Forced, Request
     from .engine import Sampling as EngineSampling
 
@@ -48,7 +53,7 @@ def to_request(
     steps: list[Forced | DecodeStep | Choose] = []
     for part in answer.parts:
         if isinstance(part, Decode):
-            steps.append(_choice(part, prompter) if part.scoring is not None else _decode(part, sampling))
+            steps.append(_choice(part, prompter, choosing) if part.scoring is not None else _decode(part, sampling))
         elif isinstance(part, Text):
             steps.append(Forced(tuple(prompter.encode(part.text))))
     first = steps[0]
@@ -63,7 +68,7 @@ def to_request(
 def to_completion(plan: Plan, result: Result) -> Completion:
     """Read values and scores. Raises `ConstraintError` for a value that its type refuses, naming the field."""
     steps = [step for step in result.steps if step.finish_reason != "forced"]
-    completion = Completion({}, usage=_usage(result))
+    completion = Completion({}, usage=usage_of(result))
     truncated = []
     by_field = groupby(zip(plan.decodes, steps, strict=True), key=lambda pair: pair[0].field)
     for field, pairs in ((field, list(pairs)) for field, pairs in by_field):
@@ -78,8 +83,8 @@ def to_completion(plan: Plan, result: Result) -> Completion:
         try:
             completion.texts[field], completion.values[field] = _read(pairs)
         except ConstraintError as error:
-            if (cut := next((step for _, step in pairs if step.finish_reason == "length"), None)) is not None:
-                raise ConstraintError(f"{error}; it was cut off after {len(cut.tokens)} tokens: raise max_tokens") from None
+            if (cut := next((pair for pair in pairs if pair[1].finish_reason == "length"), None)) is not None:
+                raise ConstraintError(f"{error}; {_cut_off(*cut)}") from None
             raise
         for part, step in pairs:
             if part.scoring is not None:
@@ -103,17 +108,38 @@ def _read(pairs: Sequence[tuple[Decode, StepResult]]) -> tuple[str, Any]:
     return f" {text}", part.whole.parse(text)
 
 
+def _cut_off(part: Decode, step: StepResult) -> str:
+    """What helps where the tokens ran out: a caller has set a limit, or the type of the field has none but its own."""
+    written = f"it was cut off after {len(step.tokens)} tokens"
+    if len(step.tokens) < part.max_tokens:
+        return f"{written}: raise max_tokens"
+    return f"{written}, which is what its type is given: bound its texts and lists (max_length)"
+
+
+def step_scores(plan: Plan, result: Result) -> dict[str, tuple[float, ...]]:
+    """The log-probabilities of the options, by the name of the step that is scored. No value is read, so none is refused."""
+    steps = [step for step in result.steps if step.finish_reason != "forced"]
+    return {part.name: step.scores for part, step in zip(plan.decodes, steps, strict=True) if part.scoring is not None}
+
+
 def _add_scores(completion: Completion, part: Decode, step: StepResult) -> None:
     from .engine import option_probabilities
 
     scoring = part.scoring
     assert scoring is not None
-    scores = dict(zip(part.constraint.options or (), step.scores, strict=True))
     likely = option_probabilities(step.scores, scoring.bias, scoring.temperature)
-    completion.scores[part.name] = scores
-    completion.probabilities[part.name] = {
-        part.constraint.parse(option): p for option, p in zip(scores, likely, strict=True)
-    }
+    completion.scores[part.name] = dict(zip(part.constraint.options or (), step.scores, strict=True))
+    completion.probabilities[part.name] = _shares(part.constraint, likely)
+
+
+def _shares(constraint: Constraint, likely: Sequence[float]) -> dict[Any, float]:
+    """Probabilities of the options as the type declares them: its validators see the one that is taken, and no other.
+    Options that are the same key of a dict, as 1 and True are, have their sum."""
+    shares: dict[Any, float] = {}
+    for text, value, share in zip(constraint.options or (), constraint.option_values, likely, strict=True):
+        key = value if isinstance(value, Hashable) else text
+        shares[key] = shares.get(key, 0.0) + share
+    return shares
 
 
 def answer_text(plan: Plan, result: Result) -> str:
@@ -148,20 +174,21 @@ def closing_tokens(grammar: str) -> int:
     return len(shortest_completion(grammar, b"", 4096) or b"") + END_RESERVE
 
 
-def _choice(part: Decode, prompter: Prompter) -> Choose:
+def _choice(part: Decode, prompter: Prompter, drawn_at: float | None) -> Choose:
     from .engine import END, Choose
 
     scoring = part.scoring
     assert scoring is not None
     end = (END,) if part.terminator == "end" else ()
     options = tuple((*prompter.encode(text), *end) for text in part.option_texts)
-    if scoring.abstain_below is None:
-        return Choose(options, scoring.bias, scoring.temperature)
-    otherwise = (part.constraint.options or ()).index(NONE)
-    return Choose(options, scoring.bias, scoring.temperature, scoring.abstain_below, otherwise)
+    if (threshold := scoring.abstain_below) is None:
+        return Choose(options, scoring.bias, scoring.temperature, drawn_at=drawn_at)
+    otherwise = part.constraint.option_values.index(None)
+    return Choose(options, scoring.bias, scoring.temperature, threshold, otherwise, drawn_at)
 
 
-def _usage(result: Result) -> Usage:
+def usage_of(result: Result) -> Usage:
+    """What one request cost."""
     usage = result.usage
     return Usage(
         prompt_tokens=usage.prompt_tokens,

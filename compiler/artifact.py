@@ -25,11 +25,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
-from ..errors import ArtifactError
+from ..errors import ArtifactError, ModelError
 from ..optimizers.candidate import Candidate, PredictorState, adapter_name, current_state
 from ..optimizers.nearest import NearestDemonstrations
 from ..optimizers.similarity import rows_file
 from ..signatures.bridge import Module
+from ..signatures.executor import AdapterFolder
 from ..signatures.knob import knob_values, named_knobs
 from .canonical import digest as digest_of
 from .evidence import prompt_text
@@ -129,7 +130,24 @@ def save_artifact(
 def _adapters(predictors: Mapping[str, Any]) -> dict[str, Path]:
     """The folders of what the predictors were trained, by the name they have in an artifact."""
     found = [adapter for predictor in predictors.values() if (adapter := current_state(predictor).adapter) is not None]
-    return {adapter_name(adapter.digest): Path(adapter.path) for adapter in found}
+    return {adapter_name(adapter.digest): checked_folder(adapter) for adapter in found}
+
+
+def checked_folder(adapter: AdapterFolder) -> Path:
+    """The folder of trained weights. Raises `ArtifactError` where its files are not those that were trained: a later compile
+    of the same thing may have trained on."""
+    from ..backends.models import adapter_digest
+
+    try:
+        found = adapter_digest(adapter.path)
+    except ModelError as error:
+        raise ArtifactError(f"the adapter cannot be read: {error}") from error
+    if found != adapter.digest:
+        raise ArtifactError(
+            f"adapter {adapter.path}: its sha256 is {found[:12]}…, trained was {adapter.digest[:12]}…: save a result before "
+            "the same compile is run again with a larger budget, or compile again"
+        )
+    return Path(adapter.path)
 
 
 def content_digest(program: Module, model: Mapping[str, Any]) -> str:

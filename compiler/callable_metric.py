@@ -7,10 +7,10 @@ from collections.abc import Callable
 from numbers import Real
 from typing import Any
 
+from ..backends.callable_identity import described
 from ..errors import MetricError
 from ..signatures.bridge import Example, Prediction
 from .canonical import canonical_json
-from .function_source import described
 from .metric import Metric, Score, short
 
 _ROUNDING = 1e-9

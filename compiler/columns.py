@@ -19,16 +19,19 @@ def as_dict(row: Any, number: int) -> Row:
 
 
 def carried_inputs(rows: Sequence[Any]) -> list[str]:
-    """The input names that every example carries. Raises DatasetError if they carry none or different ones."""
-    found: set[tuple[str, ...]] = set()
+    """The input names that every example carries, in the first one's order.
+
+    Raises DatasetError if they carry none or different ones.
+    """
+    found: list[list[str]] = []
     for row in rows:
         try:
-            found.add(tuple(row.inputs().keys()) if isinstance(row, Example) else ())
+            found.append(list(row.inputs().keys()) if isinstance(row, Example) else [])
         except (ValueError, AttributeError):  # dspy: with_inputs was never called, or a Prediction, which has no inputs
-            found.add(())
-    if len(found) != 1 or () in found:
+            found.append([])
+    if len({frozenset(names) for names in found}) != 1 or not found[0]:
         raise DatasetError("inputs: the rows do not all say which columns are inputs; pass inputs=[...]")
-    return list(found.pop())
+    return found[0]
 
 
 def checked_inputs(inputs: Sequence[str], columns: Sequence[str], source: str) -> list[str]:

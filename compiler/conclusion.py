@@ -178,4 +178,4 @@ def _verdict(standing: Standing, winner: Candidate, front: set[str]) -> str:
 
 def _is_calibrated(candidate: Candidate) -> bool:
     settings = (given for state in candidate.states.values() for given in state.fields.values())
-    return any("calibration" in given for given in settings)
+    return any(given.get("calibration") for given in settings)

@@ -47,6 +47,11 @@ class CompileContext:
         return frozenset(self.train.inputs)
 
     @property
+    def metric(self) -> str:
+        """What tells the metric from others."""
+        return self.evaluator.metric.identity
+
+    @property
     def lm(self) -> Any:
         """The LM of evaluations."""
         return self.evaluator.lm
@@ -70,8 +75,8 @@ class CompileContext:
         try:
             with kept_in(self.evaluator.verdicts):
                 return self.evaluator.metric.score(example, prediction).value
-        except MetricError as error:
-            self.unscored.append(str(error))
+        except Exception as error:  # as in an evaluation: of a class of the user's any
+            self.unscored.append(str(error) if isinstance(error, MetricError) else f"{type(error).__name__}: {error}")
             return 0.0
 
     def evaluate(self, program: Module, candidate: Candidate, indices: Sequence[int]) -> list[Outcome]:

@@ -9,6 +9,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+from ..backends.lm import LM
 from ..backends.meter import LMCall, Meter, metered
 from ..backends.recall import Recall, recalling
 from ..errors import MetricError, StillError
@@ -99,11 +100,14 @@ class Evaluator:
         ]
 
     def timed(self, candidate: Candidate, examples: Sequence[Example]) -> list[float]:
-        """Seconds that the program takes for each of these examples, one after the other. Nothing is taken from
-        ledger or memory, or written to them. Raises `OutOfBudget` before they begin."""
+        """Seconds that the program takes for each of these examples, one after the other. Nothing is taken from ledger,
+        memory or dspy's cache, or written to them. Raises `OutOfBudget` before they begin."""
         self.spending.check()
         variant = name_predictors(candidate.apply(self.program))
-        outcomes = [self._run_one(variant, example, "timed", None).outcome for example in examples]
+        for _, predictor in variant.named_predictors():
+            predictor.lm = predictor.lm and _uncached(predictor.lm)
+        asked = replace(self, lm=_uncached(self.lm))
+        outcomes = [asked._run_one(variant, example, "timed", None).outcome for example in examples]
         for outcome in outcomes:
             self.spending.add(outcome)
         return [outcome.seconds for outcome in outcomes]
@@ -135,16 +139,18 @@ class Evaluator:
             batch = rows[begin : begin + size]
             for key, example in batch:
                 if key in known and (run := self._format.from_row(known[key])) is not None:
-                    self._settle(key, self._score(example, run, split, _costs(known[key])), run, split)
+                    outcome = self._score(example, run, split, _costs(known[key]))
+                    self._settle(key, (digest, example_digest(example)), outcome, run, split)
             self._run_missing(digest, variant, {k: e for k, e in batch if k not in self._done}, split)
         return [self._done[key] for key in keys]
 
-    def _settle(self, key: str, outcome: Outcome, run: Run, split: str) -> None:
+    def _settle(self, key: str, of: tuple[str, str], outcome: Outcome, run: Run, split: str) -> None:
+        """of: the candidate's and the example's digest."""
         self._done[key] = outcome, run
         self.ledger.record(
             ScoreRow(
-                run_id=self.run_id, evaluation_id=key, split=split, score=outcome.score, fields=outcome.fields,
-                error=outcome.error,
+                run_id=self.run_id, evaluation_id=key, candidate_id=of[0], example_id=of[1], split=split,
+                score=outcome.score, fields=outcome.fields, error=outcome.error,
             )
         )  # fmt: skip
         self.spending.add(outcome)
@@ -175,7 +181,7 @@ class Evaluator:
                     for purpose, calls in ran.asked.items():
                         for row in call_rows(calls, purpose, self.run_id, key):
                             self.ledger.record(row)
-                    self._settle(key, outcome, run, split)
+                    self._settle(key, (digest, example_digest(missing[key])), outcome, run, split)
         finally:
             executor.shutdown(wait=False, cancel_futures=True)
 
@@ -243,6 +249,11 @@ class Evaluator:
             seconds=outcome.seconds,
             run_id=self.run_id,
         )
+
+
+def _uncached(lm: Any) -> Any:
+    """The LM without dspy's cache of answers; ours has none."""
+    return lm if isinstance(lm, LM) else lm.copy(cache=False)
 
 
 def _spent(meter: Meter, seconds: float) -> dict[str, Any]:

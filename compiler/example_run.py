@@ -56,8 +56,10 @@ class RunFormat:
         if option_scores:
             parts["scores"] = option_scores
         stored: dict[str, Any] = {"values": None}
-        with suppress(DatasetError):
+        try:
             stored |= to_jsonable(parts)
+        except DatasetError:
+            return stored
         if run.error is None:
             with suppress(*_UNREADABLE):
                 stored |= self._answer(run.prediction)
@@ -98,7 +100,7 @@ class RunFormat:
         plain = stored.get("plain", ())
         values = {name: v if name in plain else self._typed(name, v) for name, v in stored["values"].items()}
         shares = {
-            field: {self._typed(field, value): share for value, share in found}
+            field: {self._option(field, value): share for value, share in found}
             for field, found in stored.get("probabilities", ())
         }
         made = ScoredPrediction()
@@ -112,6 +114,12 @@ class RunFormat:
             PredictorTrace(name, inputs, {k: _read(self._outputs.get(name, {}).get(k), v) for k, v in given.items()})
             for name, inputs, given in steps
         )
+
+    def _option(self, field: str, value: Any) -> Any:
+        """An option of a closed set, which a validator need not take: only the one that was chosen has passed it."""
+        with suppress(ValidationError):
+            return self._typed(field, value)
+        return value
 
     def _typed(self, field: str, value: Any) -> Any:
         return _read(self._types.get(field), value)

@@ -46,6 +46,6 @@ def _table(name: str, answer: Prediction) -> Table:
             str(cost.decoded_tokens),
             str(cost.forced_tokens),
             str(cost.scored_tokens),
-            f"{likely[completion.values[field]]:.3f}" if likely else "",
+            f"{max(likely.values()):.3f}" if likely else "",  # of the likeliest, which is taken or abstained from
         )
     return table

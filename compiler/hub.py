@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -21,8 +21,9 @@ SUFFIXES = ((".parquet",), (".jsonl", ".ndjson"), (".csv", ".tsv"), (".json",))
 ALIASES = ({"train", "training"}, {"validation", "valid", "val", "dev"}, {"test", "testing", "eval", "evaluation"})
 
 _NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
-_SHARD = re.compile(r"[-_]\d{5}-of-\d{5}.*$")
+_SHARD = re.compile(r"[-_]\d{5}-of-\d{5}.*$|[-_]\d{1,3}$")
 _NO_CONFIG = "default"
+_LISTS = ("List", "LargeList", "Sequence")
 
 
 class Place(NamedTuple):
@@ -55,7 +56,7 @@ def read_hub(name: str, split: str, config: str | None = None, revision: str | N
 
 def _by_library(library: Any, name: str, split: str, config: str | None, revision: str | None) -> Table:
     rows = library.load_dataset(name, config, split=split, revision=revision)
-    names = {column: kind.names for column, kind in rows.features.items() if type(kind).__name__ == "ClassLabel"}
+    names = _by_column(rows.features)
     records = [{column: plain_value(value) for column, value in row.items()} for row in rows]
     if not records:
         raise DatasetError(f"hub dataset {name!r}: split {split!r} has no rows; choose another")
@@ -81,10 +82,9 @@ def _converted(name: str, split: str, config: str | None) -> list[str]:
 
     try:
         files = HfApi().list_repo_files(name, repo_type="dataset", revision=CONVERTED)
-        chosen = choose_files(files, split, config, name)
+        return choose_files(files, split, config, name, exact=True)
     except (RevisionNotFoundError, DatasetError):
         return []
-    return [] if any("partial-" in file for file in chosen) else chosen
 
 
 def _asked(name: str, ask: Callable[[], Table]) -> Table:
@@ -100,50 +100,80 @@ def _asked(name: str, ask: Callable[[], Table]) -> Table:
         ) from error
 
 
-def choose_files(files: Sequence[str], split: str, config: str | None, name: str) -> list[str]:
+def choose_files(files: Sequence[str], split: str, config: str | None, name: str, exact: bool = False) -> list[str]:
     """Those of `files` (paths within the dataset) that hold `split`, of one config and one format.
 
+    exact: they all are config/split/0000.parquet, so that no other word stands for the split.
+
     Raises:
-        DatasetError: none does, or several configs do and `config` does not say which.
+        DatasetError: none does, or several configs do and `config` does not say which, or several names may mean the split.
     """
-    places = [_place(file) for file in files if not any(part.startswith((".", "_")) for part in PurePosixPath(file).parts)]
+    shown = [file for file in files if not any(part.startswith((".", "_")) for part in PurePosixPath(file).parts)]
+    places = [_place(file, exact) for file in shown]
     kinds = [[place for place in places if PurePosixPath(place.path).suffix.lower() in kind] for kind in SUFFIXES]
     if not any(kinds):
         raise DatasetError(f"hub dataset {name!r}: has no parquet, jsonl, csv or json files; convert it to one of these")
-    found = next((matches for kind in kinds if (matches := _of_split(kind, split))), [])
+    if config or exact:
+        # First of all: what another config has must not hide that this one has it by another word.
+        wanted = _config([place for kind in kinds for place in kind], config, name)
+        kinds = [[place for place in kind if place.config == wanted] for kind in kinds]
+    found = next((matches for kind in kinds if (matches := _of_split(kind, split, exact))), [])
     if not found:
         labels = ", ".join(sorted({place.label for kind in kinds for place in kind})[:10])
         raise DatasetError(f"hub dataset {name!r}: no file is of split {split!r}; there are {labels}")
-    configs = sorted({place.config for place in found})
+    wanted = _config(found, config, name)
+    chosen = [place for place in found if place.config == wanted]
+    several = sorted({place.label for place in chosen})
+    if len(several) > 1 and not all(_is_part(place, split) for place in chosen):
+        raise DatasetError(
+            f"hub dataset {name!r}: split {split!r} may be {', '.join(several[:10])}; give one as split, or a folder's name"
+        )
+    return sorted(place.path for place in chosen)
+
+
+def _config(places: Sequence[Place], config: str | None, name: str) -> str:
+    """The config that is asked for, or the one to take where none is."""
+    configs = sorted({place.config for place in places})
     wanted = config or (_NO_CONFIG if _NO_CONFIG in configs or len(configs) > 1 else configs[0])
     if wanted not in configs:
         asked = f"config {config!r} does not exist" if config else "it has several configs"
         raise DatasetError(f"hub dataset {name!r}: {asked}; pass config= one of {', '.join(configs)}")
-    return sorted(place.path for place in found if place.config == wanted)
+    return wanted
 
 
-def _place(file: str) -> Place:
+def _place(file: str, exact: bool) -> Place:
     path = PurePosixPath(file)
     folders, label = list(path.parts[:-1]), _SHARD.sub("", path.stem)
     if label.isdigit() and folders:
         label = folders.pop()
     named = [folder for folder in folders if folder != "data" and not any(folder in words for words in ALIASES)]
-    return Place(file, named[0] if named else _NO_CONFIG, label, tuple(folders))
+    config = (folders if exact else named)[:1] or [_NO_CONFIG]
+    return Place(file, config[0], label, tuple(folders))
 
 
-def _of_split(places: Sequence[Place], split: str) -> list[Place]:
+def _is_part(place: Place, split: str) -> bool:
+    """Whether a file is of the split by its own name or a folder's, which may hold several parts; but train/test.csv is no
+    part of train.
+    """
+    other = any(place.label in words for words in ALIASES if split not in words)
+    return place.label == split or (split in place.folders and not other)
+
+
+def _of_split(places: Sequence[Place], split: str, exact: bool) -> list[Place]:
     """By the exact name first, then by a word in it, then by another word for it, as the hub's own library does."""
+    if exact:
+        return [place for place in places if place.label == split]
     aliases = next((words for words in ALIASES if split in words), {split})
 
     def words(place: Place) -> set[str]:
         return {word for part in (place.label, *place.folders) for word in re.split(r"[-_. ]", part.lower())}
 
-    exact = [place for place in places if split in (place.label, *place.folders)]
+    named = [place for place in places if _is_part(place, split)]
     worded = [place for place in places if split in words(place)]
     aliased = [place for place in places if aliases & words(place)]
     # A dataset that does not speak of splits has one, which is called train.
     one = not any(words(place) & known for place in places for known in ALIASES) and len({p.label for p in places}) == 1
-    return exact or worded or aliased or (list(places) if one and split == "train" else [])
+    return named or worded or aliased or (list(places) if one and split == "train" else [])
 
 
 def _read(name: str, paths: Sequence[str]) -> Table:
@@ -152,24 +182,55 @@ def _read(name: str, paths: Sequence[str]) -> Table:
     return _with_names(table, names)
 
 
-def _class_names(path: str) -> dict[str, list[str]]:
-    """Per column of class labels their names, as the hub's library writes them into a parquet file's metadata."""
+def _class_names(path: str) -> dict[str, Any]:
+    """Per column what `_names` says, by the metadata that the hub's library writes into a parquet file."""
     import duckdb
 
     query = "SELECT value FROM parquet_kv_metadata($1) WHERE key = 'huggingface'::BLOB"
     with duckdb.connect(":memory:") as connection:
         _, found = fetch(connection.sql(query, params=[literal_path(path)]))
     try:
-        features = json.loads(found[0][0])["info"]["features"] if found else {}
-        return {column: kind["names"] for column, kind in features.items() if kind.get("_type") == "ClassLabel"}
+        return _by_column(json.loads(found[0][0])["info"]["features"]) if found else {}
     except (ValueError, KeyError, TypeError, AttributeError):  # written by another tool: the numbers stay numbers
         return {}
 
 
-def _with_names(table: Table, names: dict[str, list[str]]) -> Table:
-    for column, values in names.items():
-        for row in table.rows:
-            number = row.get(column)
-            if isinstance(number, int) and not isinstance(number, bool):
-                row[column] = values[number] if 0 <= number < len(values) else None  # -1 says: not labelled
+def _by_column(features: Mapping[str, Any]) -> dict[str, Any]:
+    return {column: names for column, kind in features.items() if (names := _names(kind))}
+
+
+def _names(kind: Any) -> Any:
+    """The names of the class labels in a feature, which is an object of the hub's library or its JSON: a list of them, or a
+    dict by member; None where it has no class labels. Those of a list are those of its items.
+    """
+    if isinstance(kind, list):  # as older versions wrote a list
+        return _names(kind[0]) if len(kind) == 1 else None
+    if isinstance(kind, dict) and not isinstance(kind.get("_type"), str):
+        return _by_column(kind)
+    name = kind["_type"] if isinstance(kind, dict) else type(kind).__name__
+    if name == "ClassLabel":
+        names = _part(kind, "names")
+        return list(names) if isinstance(names, list | tuple) else None
+    return _names(_part(kind, "feature")) if name in _LISTS else None
+
+
+def _part(kind: Any, name: str) -> Any:
+    return kind.get(name) if isinstance(kind, dict) else getattr(kind, name, None)
+
+
+def _with_names(table: Table, names: Mapping[str, Any]) -> Table:
+    for row in table.rows:
+        row.update({column: _named(row[column], known) for column, known in names.items() if column in row})
     return table
+
+
+def _named(value: Any, names: Any) -> Any:
+    if names is None:
+        return value
+    if isinstance(value, list | tuple):
+        return [_named(item, names) for item in value]
+    if isinstance(names, dict):
+        return {key: _named(item, names.get(key)) for key, item in value.items()} if isinstance(value, dict) else value
+    if not isinstance(value, int) or isinstance(value, bool):
+        return value
+    return names[value] if 0 <= value < len(names) else None  # -1 says: not labelled

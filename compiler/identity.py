@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
+from ..backends.callable_identity import described, is_function, source_of
 from ..errors import DatasetError
 from ..optimizers.candidate import current_state
 from ..signatures.bridge import DspyPredict, Module
 from ..signatures.knob import CHOICES, knob_values
 from ..signatures.layout import lower
 from .canonical import canonical_json
-from .function_source import described, source_of
 
 _NOT_THE_PROGRAMS = frozenset({"callbacks", "history", "_compiled", CHOICES})
 """Attributes of modules that say nothing of what they answer: dspy's own, and what of a knob is offered to a search."""
@@ -60,10 +59,10 @@ def _attributes(module: Module) -> list[tuple[str, str]]:
     for name, value in sorted(vars(module).items()):
         if name in _NOT_THE_PROGRAMS or isinstance(value, Iterator):
             continue
-        if inspect.isroutine(value):
+        if is_function(value):
             found.append((name, canonical_json(described(value))))
             continue
-        with suppress(DatasetError):  # a module, a client, a lock
+        with suppress(DatasetError, RecursionError, ValueError):  # a module, a client, a lock; what holds itself
             found.append((name, canonical_json(value)))
     return found
 

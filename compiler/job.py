@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 
 from ..backends.meter import metered
 from ..errors import StillError
@@ -85,7 +85,8 @@ class Job:
 
     def _run_row(self, program_id: str) -> RunRow:
         task = self.task
-        data, steps = {"train": task.train, "dev": task.dev}, [step.name for step in task.passes]
+        data = {"train": task.train, "dev": task.dev}
+        steps = [repr(step) if is_dataclass(step) else step.name for step in task.passes]
         more = (model_digest(task.teacher), steps, list(task.objective), task.embedder)
         return run_row(task.program, program_id, task.level, task.metric, task.lm, task.seed, data, *more)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from .comparisons import identity, listed, plain_value
+from .comparisons import equal, listed, plain_value
 from .metric import Score
 
 _ABSENT: Any = object()
@@ -28,7 +28,7 @@ class _Tally:
 
 
 def read_nested(value: Any) -> Any:
-    """The value as plain JSON; text that holds a JSON object or list is read.
+    """The value as plain data; text that holds a JSON object or list is read.
 
     Raises DatasetError for a value without JSON form.
     """
@@ -51,7 +51,7 @@ def _compare(expected: Any, given: Any, path: str, tally: _Tally) -> None:
     if _is_branch(expected) and _is_branch(given) and type(expected) is type(given) and (expected or given):
         for step, left, right in _pairs(expected, given):
             _compare(left, right, path + step, tally)
-    elif expected is not _ABSENT and given is not _ABSENT and identity(expected) == identity(given):
+    elif expected is not _ABSENT and given is not _ABSENT and equal(expected, given):
         tally.count(1)
     else:
         tally.count(max(_leaves(expected), _leaves(given)), _note(path, expected, given))

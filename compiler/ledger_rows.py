@@ -37,8 +37,9 @@ CREATE TABLE evaluations (
   calls BIGINT NOT NULL, prompt_tokens BIGINT NOT NULL, cached_tokens BIGINT NOT NULL,
   decoded_tokens BIGINT NOT NULL, seconds DOUBLE NOT NULL, run_id VARCHAR NOT NULL, created_at TIMESTAMP NOT NULL);
 CREATE TABLE scores (
-  run_id VARCHAR NOT NULL, evaluation_id VARCHAR NOT NULL, split VARCHAR NOT NULL, score DOUBLE NOT NULL,
-  fields JSON NOT NULL, error VARCHAR, PRIMARY KEY (run_id, evaluation_id));
+  run_id VARCHAR NOT NULL, evaluation_id VARCHAR NOT NULL, candidate_id VARCHAR NOT NULL, example_id VARCHAR NOT NULL,
+  split VARCHAR NOT NULL, score DOUBLE NOT NULL, fields JSON NOT NULL, error VARCHAR,
+  PRIMARY KEY (run_id, evaluation_id));
 CREATE TABLE calls (
   call_id VARCHAR PRIMARY KEY, evaluation_id VARCHAR, purpose VARCHAR NOT NULL, number BIGINT NOT NULL,
   predictor VARCHAR, model VARCHAR NOT NULL, prompt_tokens BIGINT NOT NULL, cached_tokens BIGINT NOT NULL,
@@ -91,12 +92,13 @@ class LedgerRow:
 
 @dataclass(frozen=True, kw_only=True)
 class RunRow(LedgerRow):
-    """One compile, or one call of `evaluate`. Recording the same `run_id` again replaces the row (status, end, result)."""
+    """One compile, or one call of `evaluate`. Recording the same `run_id` again replaces the row: its times are those of
+    the last."""
 
     TABLE = "runs"
     CONFLICT = (
-        "ON CONFLICT (run_id) DO UPDATE SET finished_at = excluded.finished_at, status = excluded.status, "
-        "config = excluded.config, result = excluded.result"
+        "ON CONFLICT (run_id) DO UPDATE SET started_at = excluded.started_at, finished_at = excluded.finished_at, "
+        "status = excluded.status, config = excluded.config, result = excluded.result"
     )
     JSON = frozenset({"config", "result"})
 
@@ -156,8 +158,8 @@ class EvaluationRow(LedgerRow):
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreRow(LedgerRow):
-    """What an evaluation counts in a run, which need not have written it: by that run's metric and split. Recording it again
-    replaces the row."""
+    """What an evaluation counts in a run, which need not have written it: by that run's metric and split. There need not be
+    an evaluation: what the network made of an example is not kept. Recording it again replaces the row."""
 
     TABLE = "scores"
     CONFLICT = (
@@ -169,6 +171,8 @@ class ScoreRow(LedgerRow):
 
     run_id: str
     evaluation_id: str
+    candidate_id: str
+    example_id: str
     split: str
     score: Rate
     fields: Mapping[str, Rate] = field(default_factory=dict)

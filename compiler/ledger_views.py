@@ -8,10 +8,10 @@ from __future__ import annotations
 
 # Evaluations belong to whoever needs them, not to the run that wrote them: what a run made of one is in `scores`.
 _SCORED = """
-  SELECT s.run_id, c.candidate_id, c.name, c.origin, c.created_at AS proposed_at, s.split, e.example_id, s.score, s.error,
-    e.calls, e.prompt_tokens + e.decoded_tokens AS tokens, e.seconds, e.created_at, s.evaluation_id
-  FROM scores s JOIN evaluations e USING (evaluation_id)
-  JOIN candidates c ON c.run_id = s.run_id AND c.candidate_id = e.candidate_id"""
+  SELECT s.run_id, s.candidate_id, c.name, c.origin, c.created_at AS proposed_at, s.split, s.example_id, s.score, s.error,
+    coalesce(e.calls, 0) AS calls, coalesce(e.prompt_tokens + e.decoded_tokens, 0) AS tokens,
+    coalesce(e.seconds, 0) AS seconds, e.created_at, s.evaluation_id
+  FROM scores s JOIN candidates c USING (run_id, candidate_id) LEFT JOIN evaluations e USING (evaluation_id)"""
 
 VIEWS: dict[str, tuple[str, str]] = {
     "scored": ("Every evaluation beside each run and candidate that it counts for", _SCORED),
@@ -62,9 +62,9 @@ VIEWS: dict[str, tuple[str, str]] = {
     "failures": (
         "Evaluations that raised an error or scored 0, newest first",
         """
-  SELECT s.run_id, e.candidate_id, e.example_id, s.split, s.score, s.error, e.prediction
-  FROM scores s JOIN evaluations e USING (evaluation_id) WHERE s.error IS NOT NULL OR s.score = 0
-  ORDER BY e.created_at DESC, e.evaluation_id, s.run_id""",
+  SELECT s.run_id, s.candidate_id, s.example_id, s.split, s.score, s.error, e.prediction
+  FROM scores s LEFT JOIN evaluations e USING (evaluation_id) WHERE s.error IS NOT NULL OR s.score = 0
+  ORDER BY e.created_at DESC NULLS FIRST, s.evaluation_id, s.run_id""",
     ),
     "errors": (
         "What went wrong, by kind, most frequent first",

@@ -58,8 +58,8 @@ def _of_number(value: Real | Decimal) -> Decimal | None:
 
 
 def _of_plain(plain: Any) -> Decimal | None:
-    """Of text, or of an enum member that stood for a number."""
-    if isinstance(plain, Real):
+    """Of text, or of what stood for a number: an enum member, a numpy scalar."""
+    if isinstance(plain, Real | Decimal):
         return _of_number(plain)
     found = _NUMBER.fullmatch(plain.strip().replace("\N{MINUS SIGN}", "-")) if isinstance(plain, str) else None
     if found is None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from ..errors import MetricError
@@ -32,7 +34,7 @@ class RankedMetric(Metric):
     def _gains(self, example: Example) -> dict[str, float]:
         given = example.get(self._relevant)
         if isinstance(given, str):
-            given = [given]
+            given = _read(given)
         if isinstance(given, Mapping):
             return {str(key): self._gain(key, gain, example) for key, gain in given.items()}
         if not isinstance(given, Sequence | set | frozenset):
@@ -53,6 +55,14 @@ class RankedMetric(Metric):
             f"metric {self.name}: example {short(example)}: {self._relevant!r} gives {key!r:.60} the gain {gain!r:.60}: "
             "give a number, 0 for what is not relevant"
         )
+
+
+def _read(text: str) -> Any:
+    """One id; or, as a cell of a csv holds them, ids or a gain by id as JSON."""
+    if text.lstrip()[:1] in ("[", "{"):
+        with suppress(ValueError, RecursionError):  # an id may begin so too
+            return json.loads(text)
+    return [text]
 
 
 def _ids(passages: Any, wanted: Mapping[str, float]) -> list[str]:

@@ -27,8 +27,8 @@ class Span:
 
     def key(self, placed: bool) -> Hashable:
         """Equal for items that count as the same."""
-        value = fold_text(self.value) if isinstance(self.value, str) else identity(self.value)
-        return self.name, value, self.place if placed else None
+        value = fold_text(self.value) if isinstance(self.value, str) else self.value
+        return self.name, identity(value), self.place if placed else None
 
     def __str__(self) -> str:
         where = f" at {self.place[0]}-{self.place[1]}" if self.place else ""
@@ -41,7 +41,8 @@ def fold_text(text: str) -> str:
     Unlike `squad_normalize` it keeps what is inside: "$3.50" is not "350", and "-5" is not "5".
     """
     folded = " ".join(unicodedata.normalize("NFC", text).casefold().split())
-    folded = folded.strip(_QUOTES).rstrip(".,;:!?" + _QUOTES) or folded
+    # A space too: many corpora have one before punctuation, and inside of quotes.
+    folded = folded.strip(_QUOTES + " ").rstrip(".,;:!? " + _QUOTES) or folded
     return next((folded.removeprefix(article) for article in _ARTICLES if folded.startswith(article)), folded)
 
 

@@ -16,7 +16,7 @@ from ..optimizers.nearest import NearestDemonstrations
 from ..signatures.bridge import Module
 from ..signatures.layout import lower
 from ..signatures.plan import Plan, Slot
-from .artifact import Artifact, read_artifact
+from .artifact import Artifact, checked_folder, read_artifact
 from .artifact_adapter import artifact_adapters, chosen_adapter
 from .dspy_state import Compiled
 
@@ -114,7 +114,7 @@ def _live_adapter(program: Module) -> Path | None:
     if len({state.digest for state in found.values()}) > 1:
         listed = ", ".join(f"{name}: {state.path}" for name, state in found.items())
         raise ArtifactError(f"the program has several adapters ({listed}): say by adapter= which one is exported")
-    return next((Path(state.path) for state in found.values()), None)
+    return next((checked_folder(state) for state in found.values()), None)
 
 
 def _live_source(compiled: Any) -> ModelSource:

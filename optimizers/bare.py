@@ -11,7 +11,8 @@ from .candidate import Candidate, PredictorState
 
 
 def bare_candidate(program: Module, baseline: Candidate, only: str | None = None) -> Candidate:
-    """What the student is asked: no demonstrations, no instructions, outputs not described, no reasoning.
+    """What the student is asked: no demonstrations, no instructions, outputs not described, no reasoning; nor a calibration
+    that the program came with, which was fitted for another prompt.
 
     only: the one predictor that is asked so, while the others stay as they are in `baseline`.
     """
@@ -21,6 +22,9 @@ def bare_candidate(program: Module, baseline: Candidate, only: str | None = None
             continue
         outputs = predictor.signature.output_fields
         fields: dict[str, dict[str, Any]] = {output: {"describe": False} for output in outputs}
+        for output, field in outputs.items():
+            if (field.json_schema_extra or {}).get("calibration"):
+                fields[output]["calibration"] = {}  # what a state leaves out stays as the program has it
         if "reasoning" in outputs and len(outputs) > 1:
             fields["reasoning"]["written"] = False
         states[name] = PredictorState(instructions="", fields=fields)

@@ -83,6 +83,10 @@ class EvaluationContext(Protocol):
         """The LM to ask for instructions: the teacher, if the user gave one; else None."""
 
     @property
+    def metric(self) -> str:
+        """What tells the metric from others: its name, and of a function its code."""
+
+    @property
     def history(self) -> Sequence[Standing]:
         """What the passes before this one have measured."""
 

@@ -18,20 +18,20 @@ from .candidate import Candidate
 from .context import EvaluationContext, Forecast, PassResult, Standing
 from .distil_rows import labelled, training_rows
 from .racing import measure, race
-from .tuning import FAILURES, RECORD, kept, untested, with_adapter
+from .tuning import FAILURES, RECORD, content, kept, untested, with_adapter
 from .weights.lora import Lora
 from .weights.row import Row
 from .weights.rows import distinct_rows
-from .weights.sft import SftRecord, SftSettings, train_sft
+from .weights.sft import SftRecord, SftSettings, epochs_measured, train_sft
 from .weights.student import Precision, Student
 
 
 @dataclass(frozen=True)
 class Distil:
-    """Trains on the labels, where the data has a predictor's outputs (what other steps feed it is taken from runs), else on
-    runs of the best program so far (of the teacher, if there is one) that the metric finds right. Raises nothing: where
-    training cannot be done or fails, a note says why, and what was the best stays. Where the budget ends a training, the
-    best of its finished epochs counts; the same compile with more of it goes on from there.
+    """Trains on the labels, where the data has a predictor's outputs (what a module or other steps give it is taken from
+    runs), else on runs of the best program so far (of the teacher, if there is one) that the metric finds right. Raises
+    nothing: where training cannot be done or fails, a note says why, and what was the best stays. Where the budget ends a
+    training, the best of its finished epochs counts; the same compile with more of it goes on from there.
 
     adapters: "shared", one for all predictors, or "each", one of its own for every predictor, trained one after another:
     where tasks are unlike each other and rows are many; a predictor that has too few rows stays as it is.
@@ -87,8 +87,8 @@ class Distil:
             else:
                 standings += tried
                 told.append(note)
-        if best is baseline:
-            raise failed or TrainingError("no run was right and no label is known: there is nothing to train on")
+        if failed is not None and best is baseline:
+            raise failed
         ahead = race(program, [baseline, best], context)
         return PassResult(kept(ahead, best), (*ahead, *standings), (*told, _compared(ahead)))
 
@@ -102,39 +102,50 @@ class Distil:
     def _taught(
         self, program: Module, before: Candidate, predictor: str | None, rows: Sequence[Row], context: EvaluationContext
     ) -> tuple[Candidate, list[Standing], str]:  # fmt: skip
-        """`before` with one adapter more: the candidate, what was measured on the way, and what to say."""
+        """`before` with one adapter more: the candidate, what was measured on the way, and what to say.
+
+        The epochs of a training that was finished or broken off here are measured again first. It costs nothing, as the
+        ledger knows them, but it counts: so a budget ends where it does in a compile that was not interrupted.
+        """
         from ..backends.engine import release_team
 
         bare = bare_candidate(program, before, predictor)
-        standings: list[Standing] = []
+        measured: dict[str, Standing] = {}
         label = "distilled" if predictor is None else f"distilled {predictor}"
 
         def tried(folder: Path) -> float:
             release_team()
             candidate = with_adapter(bare, folder, f"{label} {folder.name}", predictor)
-            standings.append(measure(program, candidate, context))
-            return standings[-1].mean
+            measured[folder.name] = measure(program, candidate, context)
+            return measured[folder.name].mean
 
-        folder = context.folder / self._key(context.lm.digest, bare, rows)[:16]
+        folder = context.folder / self._key(bare, rows, context)[:16]
+        finished = self._finished(folder)
         try:
-            told = _told(self._trained(context.lm.local.model, rows, folder, tried, context), predictor)
+            for epoch in _epochs_before(folder, finished):
+                tried(epoch)
+            told = _told(finished or self._trained(rows, folder, tried, context), predictor)
         except OutOfBudget:
-            if not standings:
+            if not measured:
                 raise
-            told = f"distil: the budget ended it after {len(standings)} epochs; the best of them counts"
-        return with_adapter(bare, folder / "best", "distilled", predictor), standings, told
+            told = f"distil: the budget ended it after {len(measured)} epochs; the best of them counts"
+        best = max(measured, key=lambda name: measured[name].mean)
+        return with_adapter(bare, folder / best, "distilled", predictor), list(measured.values()), told
 
-    def _trained(
-        self, model: str, rows: Sequence[Row], folder: Path, tried: Callable[[Path], float], context: EvaluationContext
-    ) -> SftRecord:  # fmt: skip
-        """The record of a training, which is not repeated where it was finished before."""
+    def _finished(self, folder: Path) -> SftRecord | None:
+        """The record of a training that was finished here, if its adapter is still there: it is not repeated."""
         try:
             found = json.loads((folder / RECORD).read_text("utf-8"))
-            return SftRecord(self.settings, **found)
+            return SftRecord(self.settings, **found) if (folder / "best").is_dir() else None
         except (OSError, ValueError, TypeError):
-            pass
+            return None
+
+    def _trained(
+        self, rows: Sequence[Row], folder: Path, tried: Callable[[Path], float], context: EvaluationContext
+    ) -> SftRecord:  # fmt: skip
+        """Train, from the last checkpoint if there is one, and leave a record."""
         context.report("loading the student")
-        student = Student.open(model, self.lora, self.settings.seed, precision=self.precision)
+        student = Student.open(context.lm.local.model, self.lora, self.settings.seed, precision=self.precision)
         record = train_sft(
             student, rows, self.settings, folder=folder, measure=tried,
             progress=lambda step: context.report(f"training, {step}"),
@@ -143,10 +154,24 @@ class Distil:
         (folder / RECORD).write_text(json.dumps(told), "utf-8")
         return record
 
-    def _key(self, model: str, bare: Candidate, rows: Sequence[Row]) -> str:
-        # The candidate too: which epoch is the best depends on what the other predictors answer.
-        parts = [model, self.lora, self.settings, self.precision, bare.digest, list(rows)]
+    def _key(self, bare: Candidate, rows: Sequence[Row], context: EvaluationContext) -> str:
+        # Dev, metric and candidate too: which epoch is the best, and where training ends, depends on what the program
+        # answers, the other predictors included, and on what that is worth.
+        parts = [
+            context.lm.digest, context.metric, sorted(context.input_fields), list(map(content, context.dev)), self.lora,
+            self.settings, self.precision, bare.digest, list(rows),
+        ]  # fmt: skip
         return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+def _epochs_before(folder: Path, finished: SftRecord | None) -> list[Path]:
+    """Adapters of the epochs that a training has measured here; what it kept stands for those that are there no more."""
+    count = epochs_measured(folder) if finished is None else len(finished.scores)
+    epochs = [folder / f"epoch-{number}" for number in range(1, count + 1)]
+    found = [epoch for epoch in epochs if epoch.is_dir()]
+    if len(found) < count and (folder / "best").is_dir():
+        found.append(folder / "best")
+    return found
 
 
 def _told(record: SftRecord, predictor: str | None) -> str:

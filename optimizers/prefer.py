@@ -6,6 +6,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import TrainingError
 from ..signatures.bridge import Example, Module
@@ -16,6 +17,9 @@ from .weights.dpo import DpoSettings, train_dpo
 from .weights.pairs import Pair, Scored, ranked_pairs
 from .weights.rows import answer_end
 from .weights.student import Precision
+
+if TYPE_CHECKING:
+    from .weights.reward import Task
 
 MIN_PAIRS = 8
 MEASURED = DpoSettings({"sigmoid": 0.2, "sft": 1.0}, beta=0.3, learning_rate=4e-4, epochs=2, batch=16)
@@ -53,9 +57,12 @@ class Prefer:
         return Forecast((), (baseline,))
 
     def _train(self, tuned: Tuned, program: Module, context: EvaluationContext, folder: Path) -> str:
-        pairs = self._pairs(tuned, program, context)
+        indices = untested(context, self.held_out)
+        random.Random(context.seed).shuffle(indices)
+        tasks, left = tuned.tasks(program, context, indices[: self.examples])
+        pairs = self._pairs(tuned, program, context, tasks)
         if len(pairs) < MIN_PAIRS:
-            raise TrainingError(f"{len(pairs)} pairs of a better and a worse answer, at least {MIN_PAIRS} are needed")
+            raise TrainingError(f"{len(pairs)} pairs of a better and a worse answer, at least {MIN_PAIRS} are needed{left}")
         context.report("loading the student")
         student = tuned.student(context.lm.local.model, self.settings.seed, self.precision)
         record = train_dpo(
@@ -65,25 +72,20 @@ class Prefer:
         student.save(folder / "best")
         return (
             f"{record.pairs} pairs, {len(record.steps)} steps in {record.seconds:.0f} s; pairs told apart "
-            f"{record.accuracies[0]:.2f} in the first step, {record.accuracies[-1]:.2f} in the last"
+            f"{record.accuracies[0]:.2f} in the first step, {record.accuracies[-1]:.2f} in the last{left}"
         )
 
-    def _pairs(self, tuned: Tuned, program: Module, context: EvaluationContext) -> list[Pair]:
+    def _pairs(self, tuned: Tuned, program: Module, context: EvaluationContext, tasks: Sequence[Task]) -> list[Pair]:
         from ..backends.engine import release_team
         from .weights.reward import EngineRollouts
 
         engine = context.lm.local.engine
-        indices = untested(context, self.held_out)
-        random.Random(context.seed).shuffle(indices)
-        rollouts = EngineRollouts(engine, end_token=answer_end(engine.model.tokenizer))
+        rollouts = EngineRollouts(engine, end_token=answer_end(engine.model.tokenizer), look=context.report)
         release_team()
-        groups: list[list[Scored]] = []
-        chosen = indices[: self.examples]
-        for begin in range(0, len(chosen), 50):
-            context.report(f"sampling answers, {begin}/{len(chosen)} examples")
-            tasks = tuned.tasks(program, context, chosen[begin : begin + 50])
-            drawn = rollouts.sample(tasks, Path(tuned.adapter.path), self.samples, self.temperature, context.seed + begin)
-            groups += [[Scored(sample.row, sample.reward) for sample in group] for group in drawn]
-        for group, label in zip(groups, tuned.labels(program, context, chosen), strict=True):
-            group += label
+        drawn = rollouts.sample(tasks, Path(tuned.adapter.path), self.samples, self.temperature, context.seed)
+        labels = tuned.labels(program, context, [int(task.key) for task in tasks])
+        groups = [
+            [*(Scored(sample.row, sample.reward) for sample in group), *label]
+            for group, label in zip(drawn, labels, strict=True)
+        ]
         return ranked_pairs(groups, margin=self.margin, seed=context.seed)

@@ -41,14 +41,14 @@ class Reinforce:
         from .weights.reward import EngineRollouts
 
         engine = context.lm.local.engine
-        tasks = tuned.tasks(program, context, untested(context, self.held_out))
+        tasks, left = tuned.tasks(program, context, untested(context, self.held_out))
         context.report("loading the student")
         student = tuned.student(context.lm.local.model, self.settings.seed, self.precision)
 
         def shown(step: GrpoStep) -> None:
             context.report(f"reinforcing, step {step.step}/{step.steps}, reward {step.reward:.3f}")
 
-        rollouts = EngineRollouts(engine, end_token=answer_end(engine.model.tokenizer))
+        rollouts = EngineRollouts(engine, end_token=answer_end(engine.model.tokenizer), look=context.report)
         record = train_grpo(student, tasks, rollouts, self.settings, shown)
         student.save(folder / "best")
         rewards = [step.reward for step in record.steps]
@@ -57,5 +57,5 @@ class Reinforce:
         return (
             f"{len(rewards)} steps, mean reward of the first {ends} {sum(rewards[:ends]) / ends:.3f}, of the last "
             f"{sum(rewards[-ends:]) / ends:.3f}; log-probabilities of engine and student differ by "
-            f"{sum(mismatches) / max(1, len(mismatches)):.3f} a token"
+            f"{sum(mismatches) / max(1, len(mismatches)):.3f} a token{left}"
         )

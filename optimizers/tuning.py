@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic_core import to_jsonable_python
 
 from ..errors import ConstraintError, EngineError, ModelError, SignatureError, TrainingError
-from ..signatures.bridge import Example, Module, Prediction
+from ..signatures.adapter import PlanAdapter
+from ..signatures.bridge import DspyChainOfThought, DspyPredict, Example, Module, Prediction
+from ..signatures.bridge import context as running
 from ..signatures.executor import AdapterFolder
 from ..signatures.fieldset import constraints
 from ..signatures.layout import lower
@@ -32,6 +35,15 @@ RECORD = "record.json"
 """In the folder of a training that was finished: what is told of it."""
 FAILURES = (TrainingError, ModelError, EngineError, MemoryError, OSError)
 """What keeps weights from being trained, and no compile from ending with what it had."""
+TRIALS = 3
+"""Train examples on which a program is run to see whether what its predictor says is what it returns."""
+LABELS = 16
+"""That are scored between two looks at the budget: a judge may be asked of each."""
+
+
+def is_plain(program: Module) -> bool:
+    """Whether a program is a predictor, which is given what the program is, and says what that returns."""
+    return isinstance(program, DspyPredict | DspyChainOfThought)
 
 
 def untested(context: EvaluationContext, held_out: Sequence[Example] = ()) -> list[int]:
@@ -42,7 +54,15 @@ def untested(context: EvaluationContext, held_out: Sequence[Example] = ()) -> li
 
 def inputs_key(example: Example, context: EvaluationContext) -> str:
     """Equal for equal inputs."""
-    values = {name: example.get(name) for name in sorted(context.input_fields)}
+    return _as_text({name: example.get(name) for name in sorted(context.input_fields)})
+
+
+def content(example: Example) -> str:
+    """Equal for examples that have the same values."""
+    return _as_text(dict(example.items()))
+
+
+def _as_text(values: dict[str, Any]) -> str:
     return json.dumps(to_jsonable_python(values, fallback=repr), sort_keys=True)
 
 
@@ -97,13 +117,46 @@ class Tuned:
         student.load(folder)
         return student
 
+    def key(self, step: Any, program: Module, context: EvaluationContext, indices: Sequence[int]) -> str:
+        """Digest of what a training by this pass depends on. indices: of the train examples that it may look at."""
+        parts = [
+            self.candidate.digest, lower(self._asked(program)).digest, context.lm.digest, context.metric,
+            replace(step, held_out=()),  # which examples it keeps away the indices say
+            context.seed, sorted(context.input_fields), [(i, content(context.train[i])) for i in indices],
+        ]  # fmt: skip
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+    def check(self, program: Module, context: EvaluationContext, indices: Sequence[int]) -> None:
+        """Raise `TrainingError` where the program makes something of its own of its inputs or of the predictor's answers:
+        the prompts that are sampled from would not be its prompts, nor the metric's scores those of what it returns. A
+        module is run on the first of these train examples to see that."""
+        slots = lower(self._asked(program)).slots
+        if fed := sorted(set(slots) - context.input_fields):
+            raise TrainingError(f"answers are sampled where a predictor's inputs are columns; {fed} come from other steps")
+        failures: list[Exception] = []
+        shown = () if is_plain(program) else indices[:TRIALS]
+        for example in (context.train[i] for i in shown):
+            context.report("looking at what the program makes of its predictor's answers")
+            try:
+                calls, returned = _run(self.candidate.apply(program), example, context.lm)
+            except Exception as error:  # of a class of the user's any
+                failures.append(error)
+                continue
+            if found := _own_doing(calls, returned, slots, example):
+                raise TrainingError(f"answers are sampled where a program returns what its predictor says: {found}")
+        if failures and len(failures) == len(shown):
+            told = f"{type(failures[0]).__name__}: {failures[0]}"
+            raise TrainingError(f"the program fails on each of {len(shown)} train examples that were tried; first {told}")
+
     def labels(self, program: Module, context: EvaluationContext, indices: Sequence[int]) -> list[list[Scored]]:
         """For each train example its label as an answer, with what the metric says of it; none where there is no label, or
-        one that the grammar does not let pass."""
+        one that the grammar does not let pass. Raises `OutOfBudget` where the budget is spent."""
         signature, local = self._asked(program), context.lm.local
         plan, writer = lower(signature), RowWriter(local.engine, local.prompter)
         found: list[list[Scored]] = []
         for example in (context.train[i] for i in indices):
+            if not len(found) % LABELS:
+                context.report(f"scoring labels, {len(found)}/{len(indices)}")
             inputs = {field: example.get(field) for field in plan.slots}
             try:
                 values = {name: constraint.coerce(example[name]) for name, constraint in constraints(signature).items()}
@@ -111,31 +164,91 @@ class Tuned:
             except (KeyError, ConstraintError, SignatureError, TrainingError):
                 found.append([])
             else:
-                found.append([Scored(row, context.score(example, Prediction(**values)))])
+                found.append([Scored(row, context.score(example, _prediction(values)))])
         return found
 
-    def tasks(self, program: Module, context: EvaluationContext, indices: Sequence[int]) -> list[Task]:
-        """Prompts of train examples, with the metric as reward."""
-        from .weights.reward import plan_task
+    def tasks(self, program: Module, context: EvaluationContext, indices: Sequence[int]) -> tuple[list[Task], str]:
+        """Prompts of train examples, with the metric as reward, and what to add of those that do not fit the context.
 
-        plan, prompter = lower(self._asked(program)), context.lm.local.prompter
-        if fed := sorted(set(plan.slots) - context.input_fields):
-            raise TrainingError(f"answers are sampled where a predictor's inputs are columns; {fed} come from other steps")
+        Raises `TrainingError` where there is none.
+        """
+        from .weights.reward import longest, plan_task
+
+        plan, local = lower(self._asked(program)), context.lm.local
         made = []
         for i in indices:
             example = context.train[i]
             inputs = {field: example.get(field) for field in plan.slots}
 
             def reward(values: dict[str, Any], example: Any = example) -> float:
-                return context.score(example, Prediction(**values))
+                return context.score(example, _prediction(values))
 
-            made.append(plan_task(plan.bound(inputs), inputs, prompter, reward, key=str(i), predictor=self.predictor))
-        return made
+            made.append(
+                plan_task(plan.bound(inputs), inputs, local.prompter, reward, key=str(i), predictor=self.predictor)
+            )
+        room = local.engine.max_context
+        fitting = [task for task in made if longest(task.request) <= room]
+        long = len(made) - len(fitting)
+        left = f"; {long} examples do not fit the context of {room} tokens and were left out" if long else ""
+        if not fitting:
+            raise TrainingError(f"there is no train example to sample answers to{left}")
+        return fitting, left
 
     def _asked(self, program: Module) -> Any:
         """The signature of a call."""
         (_, predictor), *_ = self.candidate.apply(program).named_predictors()
         return asked_signature(predictor)
+
+
+def _prediction(values: Mapping[str, Any]) -> Prediction:
+    made = Prediction()
+    for name, value in values.items():  # not as arguments: an output may be called as one of dspy's own
+        made[name] = value
+    return made
+
+
+class _Calls(list[Any]):
+    """A trace of what predictors were given and said, copied: a program may put a last touch to either."""
+
+    def append(self, step: Any) -> None:
+        _, inputs, prediction = step
+        super().append(deepcopy((dict(inputs), dict(prediction.items()))))
+
+    def extend(self, steps: Iterable[Any]) -> None:
+        for step in steps:
+            self.append(step)
+
+
+def _run(program: Module, example: Example, lm: Any) -> tuple[_Calls, dict[str, Any]]:
+    """Run a program on an example: inputs and outputs of each call of a predictor, and what the program returns."""
+    calls = _Calls()
+    with running(lm=lm, adapter=PlanAdapter(), trace=calls):
+        answer = program(**example.inputs())
+    return calls, dict(answer.items())
+
+
+def _own_doing(calls: _Calls, returned: Mapping[str, Any], slots: Iterable[str], example: Example) -> str:
+    """What in a run is the program's own doing; "" where its only predictor was given the example's inputs, and said all
+    that the program returns."""
+    if len(calls) != 1:
+        return f"this one calls its predictor {len(calls)} times"
+    ((inputs, outputs),) = calls
+    if changed := [name for name in slots if not _same(inputs.get(name), example.get(name))]:
+        return f"this one gives it inputs of its own making, {changed}"
+    if changed := sorted(
+        name
+        for name in {*outputs, *returned}
+        if name not in outputs or name not in returned or not _same(outputs[name], returned[name])
+    ):
+        return f"this one returns something else, {changed}"
+    return ""
+
+
+def _same(one: Any, other: Any) -> bool:
+    try:
+        return type(one) is type(other) and bool(one == other)
+    except Exception:  # an array, say, whose comparison is one too
+        return False
 
 
 Train = Callable[[Tuned, Module, EvaluationContext, Path], str]
@@ -146,13 +259,17 @@ def train_further(
 ) -> PassResult:  # fmt: skip
     """Go on from trained weights, and race the result, called `label`, against what it started from.
 
-    step: the pass; its settings are part of where the training is kept, and what was finished there is not repeated.
-    train: saves the adapter in the folder, `best`, and returns what to say of it. Where it fails, a note says why.
+    step: the pass, a dataclass with `held_out`; its settings are part of where the training is kept, and what was finished
+    there is not repeated. train: saves the adapter in the folder, `best`, and returns what to say of it. Where it fails, a
+    note says why.
     """
     try:
         tuned = Tuned.of(baseline, program)
-        parts = [tuned.adapter.digest, step, context.seed, [sorted(e.items(), key=str) for e in context.train]]
-        folder = context.folder / hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+        if getattr(context.lm, "local", None) is None:
+            raise TrainingError(f"{context.lm.model} is not a local model: weights are trained for still.LM only")
+        indices = untested(context, step.held_out)
+        tuned.check(program, context, indices)
+        folder = context.folder / tuned.key(step, program, context, indices)[:16]
         told = _recorded(folder / RECORD)
         if told is None:
             told = train(tuned, program, context, folder)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, cast
 
 from ..errors import SignatureError
 from . import remote
 from .bridge import Adapter, settings, with_callbacks
-from .executor import Completion, DemonstrationSource, Executor, NearnessSource, Sampling, Streamer
+from .executor import Completion, DemonstrationSource, Executor, NearnessSource, Piece, Sampling, Streamer
 from .fieldset import allows_none, special_fields
 from .layout import lower
 from .plan import Plan
 from .prediction import Answer
+from .stream import aclose
 from .values import value_text
 
 _SAMPLING = frozenset({"temperature", "top_p", "top_k", "min_p", "seed", "max_tokens", "adapter"})
@@ -67,18 +68,38 @@ class PlanAdapter(Adapter):  # type: ignore[misc]  # dspy ships no types
         return "\n".join(part for part in (prefix, *lines, suffix) if part)
 
 
-def prepare_stream(lm: Any, options: Mapping[str, Any], signature: Any, demos: Any, inputs: Mapping[str, Any]) -> _Ready:
-    """What a streaming call needs. Raises `SignatureError` where there is nothing that could stream."""
+def check_stream(lm: Any, options: Mapping[str, Any], signature: Any) -> None:
+    """Raise `SignatureError` where there is nothing that could stream, or more than one answer."""
     if not isinstance(lm, Streamer) or not _runs_plans(lm, signature):
         raise SignatureError("only still.LM streams, and no fields of dspy's own types: call the predictor instead")
-    plan, sampling, n = _prepare(lm, options, signature, _selected(demos, inputs))
-    if n != 1:
+    if (n := _sampling(lm, options)[1]) != 1:
         raise SignatureError(f"n={n}: a stream has one answer, leave n out")
+
+
+def prepare_stream(lm: Any, options: Mapping[str, Any], signature: Any, demos: Any, inputs: Mapping[str, Any]) -> _Ready:
+    """What a streaming call needs: arguments of `stream_plan`."""
+    plan, sampling, _ = _prepare(lm, options, signature, _selected(demos, inputs))
     values = _present(signature, inputs)
-    return lm, _leaning(plan.bound(values), demos, signature, inputs), values, sampling
+    return _leaning(plan.bound(values), demos, signature, inputs), values, sampling
 
 
-_Ready = tuple[Streamer, Plan, dict[str, Any], Sampling]
+async def astream_items(
+    lm: Streamer, options: Mapping[str, Any], signature: Any, demos: Any, inputs: Mapping[str, Any]
+) -> AsyncIterator[Piece | Completion]:
+    """What a streaming call yields. Demonstrations are chosen when the first item is asked for, off the event loop."""
+    if isinstance(demos, DemonstrationSource):
+        ready = await asyncio.to_thread(prepare_stream, lm, options, signature, demos, inputs)
+    else:
+        ready = prepare_stream(lm, options, signature, demos, inputs)
+    items = lm.astream_plan(*ready)
+    try:
+        async for item in items:
+            yield item
+    finally:
+        await aclose(items)
+
+
+_Ready = tuple[Plan, dict[str, Any], Sampling]
 
 
 # dspy tells an LM's callbacks of a call by the name of the first parameter.
@@ -115,8 +136,12 @@ def _leaning(plan: Plan, source: Any, signature: Any, inputs: Mapping[str, Any])
 
 
 def _prepare(lm: Any, lm_kwargs: Mapping[str, Any], signature: Any, demos: Any) -> tuple[Plan, Sampling, int]:
-    sampling, n = sampling_of({**getattr(lm, "kwargs", {}), **lm_kwargs})
+    sampling, n = _sampling(lm, lm_kwargs)
     return lower(signature, demos), sampling, n
+
+
+def _sampling(lm: Any, lm_kwargs: Mapping[str, Any]) -> tuple[Sampling, int]:
+    return sampling_of({**getattr(lm, "kwargs", {}), **lm_kwargs})
 
 
 def _present(signature: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,10 @@ class Choice(Constraint):
         return self.texts
 
     @property
+    def option_values(self) -> tuple[Any, ...]:
+        return self.members
+
+    @property
     def max_tokens(self) -> int:
         # A token is at least one byte; two more for the space before and the newline after.
         return max(len(text.encode()) for text in self.texts) + 2
@@ -32,8 +36,15 @@ class Choice(Constraint):
     def describe(self) -> str:
         return "one of: " + ", ".join(self.texts)
 
+    def render(self, value: Any) -> str:
+        """Text of a value. A validator may make of an option what is none: then it is the option that was given."""
+        found = self.coerce(value)
+        return self._write(value if _index(self.members, value) is not None else found)
+
     def _write(self, value: Any) -> str:
-        return self.texts[_index(self.members, value)]
+        if (index := _index(self.members, value)) is None:
+            raise self._refuse(repr(value), "its validator made it, and it is no option")
+        return self.texts[index]
 
     def _read(self, text: str) -> Any:
         if text not in self.texts:
@@ -65,9 +76,9 @@ def _value(member: Any) -> Any:
     return member.value if isinstance(member.value, str | int) and not isinstance(member.value, bool) else member.name
 
 
-def _index(members: tuple[Any, ...], value: Any) -> int:
+def _index(members: tuple[Any, ...], value: Any) -> int | None:
     # `1 == True`: members are told apart by type as well.
     for i, member in enumerate(members):
         if type(member) is type(value) and member == value:
             return i
-    return members.index(value)
+    return members.index(value) if value in members else None

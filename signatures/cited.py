@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from .constraint import Constraint, literal
+from .json_constraint import OPAQUE
 from .passage import Passage, read_passages
 
 T = TypeVar("T")
@@ -70,7 +71,7 @@ class CitedConstraint(Constraint):
         return FREE_TOKENS if self.inner is None else self.inner.max_tokens + 8 * len(self.allowed or (0, 0))
 
     def bound(self, inputs: Mapping[str, Any]) -> Constraint:
-        """Limited to the passages among the inputs; in an input that is text, to the numbers that begin its lines."""
+        """Limited to the first input of passages; where there is none, to the numbers that begin lines of inputs of text."""
         return replace(self, allowed=_shown(inputs))
 
     def rules(self, name: str) -> str:
@@ -94,9 +95,7 @@ class CitedConstraint(Constraint):
         return f"{what}, and after it the passage it is from, as [1]"
 
     def validate(self, value: Any) -> Any:
-        found = super().validate(value)
-        self._check(found)
-        return found
+        return self.checked(super().validate(value))
 
     def _write(self, value: Any) -> str:
         cited: Cited[Any] = value
@@ -116,17 +115,31 @@ class CitedConstraint(Constraint):
             plain = _CITATION.sub("", text).strip()
             value = {"value": self.inner.parse(plain), "citations": _numbers(text), "text": text}
             found = self._adapter.validate_python(value)
-        self._check(found)
-        return found
+        return self.checked(found)
 
-    def _check(self, found: Cited[Any]) -> None:
+    def checked(self, value: Any) -> Any:
+        found: Cited[Any] = value
         if self.allowed is None:
-            return
+            return found
         outside = [number for number in found.citations if number not in self.allowed]
         if outside:
             raise self._refuse(repr(found.text or found), f"there is no passage [{outside[0]}]")
         if self.allowed and not found.citations:
             raise self._refuse(repr(found.text or found), "it cites nothing")
+        return found
+
+
+def holds_cited(core: Any) -> bool:
+    """Whether a core schema of pydantic has a `Cited` in it."""
+    if isinstance(core, list | tuple):
+        return any(holds_cited(part) for part in core)
+    if not isinstance(core, dict):
+        return False
+    kind = core.get("type")
+    if kind == "model" and issubclass(core["cls"], Cited):
+        return True
+    # Without a kind it has schemas by name, of fields or of alternatives: any name.
+    return any(holds_cited(part) for key, part in core.items() if not isinstance(kind, str) or key not in OPAQUE)
 
 
 def _numbers(text: str) -> tuple[int, ...]:
@@ -135,8 +148,7 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 def _shown(inputs: Mapping[str, Any]) -> tuple[int, ...]:
     for value in inputs.values():
-        passages = read_passages(value)
-        if passages is not None:
+        if passages := read_passages(value):  # an empty list may be anything: a conversation that has not begun
             return tuple(range(1, len(passages) + 1))
     texts = [value for value in inputs.values() if isinstance(value, str)]
     return tuple(sorted({int(number) for text in texts for number in _SHOWN.findall(text)}))

@@ -50,6 +50,11 @@ class Constraint(ABC):
         return None
 
     @property
+    def option_values(self) -> tuple[Any, ...]:
+        """Its values, in the same order, as the type declares them: validators of the user's have not seen them."""
+        return ()
+
+    @property
     @abstractmethod
     def max_tokens(self) -> int:
         """Enough tokens for any text the grammar accepts, or a budget where that is unbounded."""
@@ -84,6 +89,10 @@ class Constraint(ABC):
         except Exception as error:  # a validator of the user's: pydantic lets all but ValueError and AssertionError pass
             raise self._refuse(repr(value), f"its validator raised {type(error).__name__}: {error}") from error
 
+    def checked(self, value: Any) -> Any:
+        """A value of the type, unless this call refuses it: then `ConstraintError` is raised."""
+        return value
+
     def coerce(self, value: Any) -> Any:
         """`validate`, or for a string that is no value itself, `parse`: data files know only strings."""
         try:
@@ -101,6 +110,8 @@ class Constraint(ABC):
         """Value of a text. Raises `ConstraintError` naming field, text and expectation."""
         try:
             return self._read(text)
+        except ConstraintError:  # it says so itself
+            raise
         except ValidationError as error:
             raise self._refuse(repr(text), _first(error)) from None
         except ValueError as error:

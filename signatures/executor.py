@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from .plan import Plan
@@ -36,8 +36,8 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a completion cost: tokens of the prompt (of them cached), decoded by the model, forced by the grammar, and
-    read to score options."""
+    """What a completion cost, answers that were refused included: tokens of the prompt (of them cached), decoded by the
+    model, forced by the grammar, and read to score options."""
 
     prompt_tokens: int = 0
     cached_tokens: int = 0
@@ -46,6 +46,10 @@ class Usage:
     scored_tokens: int = 0
     calls: int = 1
     seconds: float = 0.0
+
+    def __add__(self, other: Usage) -> Usage:
+        """What both cost together."""
+        return Usage(*(one + more for one, more in zip(astuple(self), astuple(other), strict=True)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +65,9 @@ class FieldCost:
 class Completion:
     """One answer: a value of its type and the text it was read from, per output field.
 
-    scores: natural log-probability of each option's text, as the model has it, per output that was scored;
-    probabilities: of each value, after calibration. truncated: outputs that ran out of tokens and were brought to an end.
+    scores: natural log-probability of each option's text, as the model has it, per output that was scored; probabilities: of
+    each option, as its type declares it, after calibration (of equal ones, as 1 and True, their sum). truncated: outputs
+    that ran out of tokens and were brought to an end.
     """
 
     values: dict[str, Any]

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -13,12 +12,13 @@ from pydantic_core import SchemaSerializer
 
 from .constraint import Constraint
 from .quoted import quoted_inputs, quoted_text, with_quotes
+from .values import in_order
 
 _SPACING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": ", "coerce_one_of": True}
 _FIELDS = frozenset({"model-field", "dataclass-field", "typed-dict-field"})
 _HIDING = ("serialization_exclude", "serialization_exclude_if")
-_OPAQUE = frozenset({"metadata", "cls", "default", "members", "expected", "config"})
-"""Parts of a core schema that hold no further schemas."""
+OPAQUE = frozenset({"metadata", "cls", "default", "members", "expected", "config", "computed_fields"})
+"""Parts of a core schema that hold no further schemas of what is read."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class JsonConstraint(Constraint):
             plain = self._writer.to_python(value, mode="python", by_alias=True, round_trip=True)
         except TypeError:  # a set of models, which are dicts here: no set can hold those
             plain = value
-        return json.dumps(_in_order(plain, data), ensure_ascii=False, allow_nan=False)
+        return json.dumps(in_order(plain, data), ensure_ascii=False, allow_nan=False)
 
     def _read(self, text: str) -> Any:
         # Validated from JSON, not from the loaded data: JSON has no tuples, sets or dates, and pydantic knows it.
@@ -83,7 +83,7 @@ def _readable(core: Any) -> Any:
         return [_readable(item) for item in core]
     if not isinstance(core, dict):
         return core
-    found = {key: value if key in _OPAQUE else _readable(value) for key, value in core.items()}
+    found = {key: value if key in OPAQUE else _readable(value) for key, value in core.items()}
     if found.get("type") in _FIELDS:
         for key in (*_HIDING, "serialization_alias"):
             found.pop(key, None)
@@ -93,17 +93,3 @@ def _readable(core: Any) -> Any:
         if alias is not None:
             found["serialization_alias"] = alias
     return found
-
-
-def _in_order(plain: Any, data: Any) -> Any:
-    """`data` with the items of sets sorted: a set has another order in every process, and a prompt must not.
-
-    plain: the same value with its sets still sets.
-    """
-    if isinstance(plain, AbstractSet) and isinstance(data, list):
-        return sorted(data, key=lambda item: json.dumps(item, ensure_ascii=False))
-    if isinstance(plain, Mapping) and isinstance(data, dict) and len(plain) == len(data):
-        return {key: _in_order(inner, data[key]) for inner, key in zip(plain.values(), data, strict=True)}
-    if isinstance(plain, Sequence) and isinstance(data, list) and len(plain) == len(data):
-        return [_in_order(inner, item) for inner, item in zip(plain, data, strict=True)]
-    return data

@@ -16,6 +16,7 @@ from . import patterns
 from .decimals import decimal_text
 from .formatted import URL
 from .moments import within
+from .quoted import KEY
 from .schema_parts import (
     FRACTION,
     STRING_LIMIT,
@@ -139,6 +140,8 @@ class DeclaredSchema(GenerateJsonSchema):
             return self.handle_invalid_for_json_schema(schema, "a dict whose keys are members that are no text")
         if keys and not is_scalar(keys):
             return self.handle_invalid_for_json_schema(schema, "a dict whose keys are lists or objects")
+        if any(KEY in option for option in keys.get("anyOf", ())):
+            return self.handle_invalid_for_json_schema(schema, "a dict whose keys are Quoted or something else: say one")
         values = self.generate_inner(schema.get("values_schema", core_schema.any_schema()))
         return keyed(written, keys, values, one_by_one=self.one_by_one)
 

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from .number import describe_number
-from .quoted import KEY
+from .quoted import KEY, KEYS
 
 
 def sketch(schema: dict[str, Any]) -> str:
@@ -57,7 +57,8 @@ class _Sketcher:
             return [f"{json.dumps(name)}: {self.draw(value)}" for name, value in schema["properties"].items()]
         keyed = schema.get("patternProperties", {})
         value = next(iter(keyed.values())) if keyed else schema.get("additionalProperties")
-        return [f"key: {self.draw(value)}", "..."]
+        key = f"words copied from {schema[KEYS]}" if KEYS in schema else "key"
+        return [f"{key}: {self.draw(value)}", "..."]
 
     def _reference(self, name: str) -> str:
         if name in self._open:

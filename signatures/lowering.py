@@ -19,8 +19,9 @@ from ..errors import ConstraintError, SignatureError
 from ..grammars import compile_grammar
 from .aliases import unwrap
 from .choice import Choice, choice_texts
-from .cited import Cited, CitedConstraint
+from .cited import Cited, CitedConstraint, holds_cited
 from .constraint import Constraint
+from .decimals import WHOLE, decimal_text
 from .extent import impossible
 from .formatted import FormattedConstraint
 from .json_constraint import JsonConstraint
@@ -64,12 +65,7 @@ def _lower(annotation: Any, metadata: tuple[Any, ...], field: str, last: bool) -
         return Choice(field, declared, members, choice_texts(members))
     some = _optional(annotation)
     if some is not None:
-        constraint = _lower(some, metadata, field, last)
-        if isinstance(constraint, Choice) and None in constraint.members:
-            return Choice(field, declared, constraint.members, constraint.texts)
-        if _parses(constraint, NONE):
-            return _json(field, declared)
-        return OptionalConstraint(field, declared, constraint)
+        return _or_none(_lower(some, metadata, field, last), declared)
     if annotation is str:
         return _text(declared, field, last)
     if isinstance(annotation, type) and issubclass(annotation, Cited):
@@ -108,6 +104,17 @@ def _optional(annotation: Any) -> Any:
     return others[0] if len(others) == 1 else Union[tuple(others)]  # noqa: UP007 - built from data
 
 
+def _or_none(some: Constraint, declared: Any) -> Constraint:
+    """The constraint of `Optional[T]`, from that of T: the word none stands for None where it cannot be a value of T."""
+    if isinstance(some, Choice) and (None in some.members or NONE in some.texts):
+        members = some.members if None in some.members else (*some.members, None)
+        return Choice(some.field, declared, members, choice_texts(members))
+    # A cited text has citations where there are passages: without one, the word says that there is no answer.
+    if not isinstance(some, CitedConstraint) and _parses(some, NONE):
+        return _json(some.field, declared)
+    return OptionalConstraint(some.field, declared, some)
+
+
 def _parses(constraint: Constraint, text: str) -> bool:
     try:
         constraint.parse(text)
@@ -121,19 +128,20 @@ def _number(kind: type, declared: Any, metadata: tuple[Any, ...], field: str) ->
     decoded = adapter.json_schema(schema_generator=DecodeSchema)
     if decoded.get("type") not in ("integer", "number"):
         return None  # a validator or a schema of the user's
+    exact = kind is Decimal
+    pattern = _digits_pattern(metadata) if exact else None
     shown = describe_number(adapter.json_schema())
-    return NumberConstraint(field, declared, json.dumps(decoded, default=float), shown, exact=kind is Decimal)
+    return NumberConstraint(field, declared, json.dumps(decoded, default=float), shown, exact, pattern)
 
 
 def _as_float(metadata: tuple[Any, ...]) -> Any:
     """A Decimal's bounds on a float: pydantic's schema of a Decimal is a string's."""
-    bounds = {
-        name: _plain(value) for item in metadata for name in _BOUNDS if (value := getattr(item, name, None)) is not None
-    }
+    bounds = _bounds(metadata)
     digits, places = bounds.pop("max_digits", None), bounds.pop("decimal_places", None)
     if digits is not None:
-        places = min(2, digits - 1) if places is None else places
-        largest = float(Decimal(10) ** (digits - places) - Decimal(1).scaleb(-places))
+        # Where the type does not say how many of them stand behind the point, all may stand before it.
+        behind = places or 0
+        largest = float(Decimal(10) ** (digits - behind) - Decimal(1).scaleb(-behind))
         if bounds.get("gt", -math.inf) < -largest:
             bounds["ge"] = max(bounds.get("ge", -largest), -largest)
         if bounds.get("lt", math.inf) > largest:
@@ -141,6 +149,20 @@ def _as_float(metadata: tuple[Any, ...]) -> Any:
     if places is not None:
         bounds.setdefault("multiple_of", 10.0**-places)
     return Annotated[float, Field(**bounds)]
+
+
+def _digits_pattern(metadata: tuple[Any, ...]) -> str | None:
+    """Texts of a Decimal of so many digits, wherever its point is, which no JSON schema of a number can say; else None."""
+    bounds = _bounds(metadata)
+    if "max_digits" not in bounds or {"decimal_places", "multiple_of"} & bounds.keys():
+        return None
+    return decimal_text({**bounds, "max_digits": min(bounds["max_digits"], WHOLE)})
+
+
+def _bounds(metadata: tuple[Any, ...]) -> dict[str, Any]:
+    return {
+        name: _plain(value) for item in metadata for name in _BOUNDS if (value := getattr(item, name, None)) is not None
+    }
 
 
 def _plain(number: Any) -> Any:
@@ -186,6 +208,9 @@ def _cited(declared: Any, annotation: Any, field: str) -> CitedConstraint:
 
 def _json(field: str, declared: Any) -> JsonConstraint:
     adapter: TypeAdapter[Any] = TypeAdapter(declared)
+    if holds_cited(adapter.core_schema):
+        why = "a Cited inside another type could cite what is not there: let the output be Cited, or an Optional of it"
+        raise _unsupported(field, declared, why)
     shown = sketch(adapter.json_schema(schema_generator=DeclaredSchema))
     decoded = adapter.json_schema(schema_generator=DecodeSchema)
     empty = impossible(decoded)

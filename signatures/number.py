@@ -10,27 +10,36 @@ from decimal import Decimal
 from typing import Any
 
 from .constraint import Constraint
+from .decimals import PLACES
+from .text import slashed
 
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 
 
 @dataclass(frozen=True)
 class NumberConstraint(Constraint):
-    """An int, float or Decimal (`exact`). schema: the JSON schema, as text, of the numbers that may be decoded."""
+    """An int, float or Decimal (`exact`). schema: the JSON schema, as text, of the numbers that may be decoded; pattern: of
+    their texts, where that says more."""
 
     schema: str
     description: str
     exact: bool = False
+    pattern: str | None = None
 
     @property
     def max_tokens(self) -> int:
-        # The digits of the larger bound, six after the point, and a sign, a point, a space and a newline.
+        # The digits of the larger bound, those after the point, and a sign, a point, a space and a newline.
         schema = json.loads(self.schema)
         bounds = (schema[key] for key in schema if "imum" in key)
-        return max(len(f"{abs(bound):.0f}") for bound in bounds) + 10
+        step = Decimal(str(schema.get("multipleOf", 1))).as_tuple().exponent
+        places = max(PLACES, -step if isinstance(step, int) else 0)
+        return max(len(f"{abs(bound):.0f}") for bound in bounds) + places + 4
 
     def rules(self, name: str) -> str:
-        return f"{name}: %json {self.schema}\n"
+        if self.pattern is None:
+            return f"{name}: %json {self.schema}\n"
+        terminal = name.upper() + "_TEXT"
+        return f"{name}: {terminal}\n{terminal}: /{slashed(self.pattern)}/\n"
 
     def describe(self) -> str:
         return self.description

@@ -22,6 +22,10 @@ class OptionalConstraint(Constraint):
         return None if self.inner.options is None else (*self.inner.options, NONE)
 
     @property
+    def option_values(self) -> tuple[Any, ...]:
+        return () if self.inner.options is None else (*self.inner.option_values, None)
+
+    @property
     def max_tokens(self) -> int:
         return max(self.inner.max_tokens, len(NONE) + 2)
 
@@ -43,6 +47,16 @@ class OptionalConstraint(Constraint):
 
     def describe(self) -> str:
         return self.inner.describe() + (f", {NONE}" if self.options else f"; or {NONE}")
+
+    def validate(self, value: Any) -> Any:
+        return self.checked(super().validate(value))
+
+    def checked(self, value: Any) -> Any:
+        return None if value is None else self.inner.checked(value)
+
+    def render(self, value: Any) -> str:
+        # Of the value as it was given: an option is told by it.
+        return NONE if self.coerce(value) is None else self.inner.render(value)
 
     def _write(self, value: Any) -> str:
         return NONE if value is None else self.inner._write(value)

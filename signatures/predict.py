@@ -9,7 +9,7 @@ from typing import Any, Generic, Never, TypeVar, cast, overload
 
 from pydantic.fields import FieldInfo
 
-from .adapter import PlanAdapter, prepare_stream
+from .adapter import PlanAdapter, astream_items, check_stream, prepare_stream
 from .bridge import DspyChainOfThought, DspyPredict, OutputField, context, ensure_signature, settings
 from .knob import Knob
 from .page import Page
@@ -90,21 +90,23 @@ class Predict(Page, DspyPredict, Generic[S]):  # type: ignore[misc]  # dspy ship
     def stream(self, **inputs: Any) -> PieceStream[S]:
         """Run it and iterate over the text of its outputs while they are written; then see `prediction` of the stream.
 
+        One answer is written, whatever `samples` is: nobody votes, so it is drawn at the predictor's own temperature.
         Raises `SignatureError` for an LM that cannot stream, and as a call does.
         """
-        ready, signature = self._prepare_stream(inputs)
-        lm, *arguments = ready
-        return PieceStream(lm.stream_plan(*arguments), signature)
+        lm, config, signature, demos, values = self._streamed(inputs)
+        ready = prepare_stream(lm, config, signature, demos, values)
+        return PieceStream(lm.stream_plan(*ready), signature)
 
     def astream(self, **inputs: Any) -> AsyncPieceStream[S]:
         """`stream` for coroutines: `async for piece in predictor.astream(...)`."""
-        ready, signature = self._prepare_stream(inputs)
-        lm, *arguments = ready
-        return AsyncPieceStream(lm.astream_plan(*arguments), signature)
+        lm, config, signature, demos, values = self._streamed(inputs)
+        return AsyncPieceStream(astream_items(lm, config, signature, demos, values), signature)
 
-    def _prepare_stream(self, inputs: dict[str, Any]) -> Any:
-        lm, config, signature, demos, values = self._forward_preprocess(**self._with_knobs(inputs))
-        return prepare_stream(lm, config, signature, demos, values), signature
+    def _streamed(self, inputs: dict[str, Any]) -> Any:
+        """LM, options, signature, demonstrations and inputs of a call that streams."""
+        lm, config, signature, demos, values = self._forward_preprocess(**self._with_reasoning(inputs))
+        check_stream(lm, config, signature)
+        return lm, config, signature, demos, values
 
     def _forward_postprocess(self, completions: Any, signature: Any, **inputs: Any) -> Any:
         # dspy's own, with a `Prediction` that knows probabilities.
@@ -137,10 +139,13 @@ class Predict(Page, DspyPredict, Generic[S]):  # type: ignore[misc]  # dspy ship
         and without outputs that are not written any more (`written=False`: what trained weights have taken over)."""
         return _effective(self.signature, self.reasoning)
 
-    def _with_knobs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+    def _with_reasoning(self, inputs: dict[str, Any]) -> dict[str, Any]:
         asked = inputs.get("signature", self.signature)
-        if (effective := _effective(asked, self.reasoning)) is not asked:
-            inputs = {**inputs, "signature": effective}
+        effective = _effective(asked, self.reasoning)
+        return inputs if effective is asked else {**inputs, "signature": effective}
+
+    def _with_knobs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        inputs = self._with_reasoning(inputs)
         if self.samples > 1:
             config = {"temperature": VOTING_TEMPERATURE, **self.config, **inputs.get("config", {}), "n": self.samples}
             inputs = {**inputs, "config": config}

@@ -24,7 +24,7 @@ class Prediction(DspyPrediction):  # type: ignore[misc]  # dspy ships no types
 
     @property
     def probabilities(self) -> Mapping[str, Mapping[Any, float]]:
-        """For each output that was scored, the probability of every value it may have."""
+        """For each output that was scored, the probability of every option, as its type declares it."""
         return cast(Mapping[str, Mapping[Any, float]], self._own("probabilities"))
 
     @property

@@ -16,7 +16,9 @@ from ..errors import ConstraintError, SignatureError
 from .values import value_text
 
 KEY = "x-quoted"
-"""Where a JSON schema names the input."""
+"""Where a JSON schema of a string names the input."""
+KEYS = "x-quoted-keys"
+"""Where that of an object names the input that its keys are copied from."""
 LONGEST = 40
 """A quote has at most so many words and signs: the pattern has all that begin at each of them."""
 _PIECE = re.compile(r"\w+|[^\w\s]")
@@ -24,7 +26,8 @@ _PIECE = re.compile(r"\w+|[^\w\s]")
 
 @dataclass(frozen=True)
 class Quoted:
-    """Metadata of a `str`, of an output or anywhere inside one: the value is a run of words of the input of this name.
+    """Metadata of a `str`, of an output or anywhere inside one (the keys of a dict too): the value is a run of words of the
+    input of this name.
 
         place: Annotated[str, still.Quoted("message")] | None = still.Output()
 
@@ -98,20 +101,25 @@ def quoted_inputs(schema: Any) -> Iterator[str]:
         for part in schema:
             yield from quoted_inputs(part)
     elif isinstance(schema, dict):
-        if isinstance(name := schema.get(KEY), str):
-            yield name
+        for key in (KEY, KEYS):
+            if isinstance(name := schema.get(key), str):  # a property may have that name
+                yield name
         for part in schema.values():
             yield from quoted_inputs(part)
 
 
 def with_quotes(schema: Any, sources: Mapping[str, str]) -> Any:
-    """The schema with quotes as patterns; a string's own pattern must match too."""
+    """The schema with quotes as patterns; a string's own pattern must match too. That of a key is left to pydantic."""
     if isinstance(schema, list):
         return [with_quotes(part, sources) for part in schema]
     if not isinstance(schema, dict):
         return schema
     found = {key: with_quotes(part, sources) for key, part in schema.items()}
-    if not isinstance(name := schema.get(KEY), str):  # a property may have that name
+    if isinstance(name := schema.get(KEYS), str):
+        del found[KEYS]
+        (values,) = found["patternProperties"].values()
+        return {**found, "patternProperties": {f"^{quote_pattern(sources[name])}$": values}}
+    if not isinstance(name := schema.get(KEY), str):
         return found
     del found[KEY]
     own = [{"type": "string", "pattern": found["pattern"]}] if "pattern" in found else []

@@ -10,6 +10,7 @@ from typing import Any
 
 from . import patterns
 from .decimals import PLACES, decimal_text
+from .quoted import KEY, KEYS
 
 Schema = dict[str, Any]
 
@@ -130,6 +131,9 @@ def keyed(schema: Schema, keys: Schema, values: Schema, *, one_by_one: bool) -> 
     if known:
         return _keyed_by_members(schema, [str(key) for key in known], values, one_by_one)
     pattern = _key_pattern(keys)
+    if KEY in keys:  # of which words, a call knows
+        bare = {f"^{pattern or '.*'}$": values}
+        return {**schema, KEYS: keys[KEY], "patternProperties": bare, "additionalProperties": False}
     if pattern is None:
         return {**schema, "additionalProperties": values}
     return {**schema, "patternProperties": {f"^{pattern}$": values}, "additionalProperties": False}

@@ -9,7 +9,6 @@ from typing import Any
 from ..errors import SignatureError
 from .constraint import Constraint
 from .json_members import members_of
-from .optional import NONE
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ def scorings_of(extra: Mapping[str, Any], constraint: Constraint) -> dict[str, S
         return {}
     calibration = extra.get("calibration") or {}
     if (options := constraint.options) is not None:
-        _check_threshold(name, threshold, options)
+        _check_threshold(name, threshold, constraint.option_values)
         return {name: _scoring(calibration, options, threshold)}
     closed = {member.constraint.field: member.constraint.options for member in members_of(constraint)}
     if not closed:
@@ -70,10 +69,11 @@ def scorings_of(extra: Mapping[str, Any], constraint: Constraint) -> dict[str, S
     }
 
 
-def _check_threshold(name: str, threshold: float | None, options: Sequence[str]) -> None:
+def _check_threshold(name: str, threshold: float | None, values: Sequence[Any]) -> None:
     if threshold is not None and not 0.0 < threshold < 1.0:
         raise SignatureError(f"field {name!r}: abstain_below={threshold}: give a probability between 0 and 1")
-    if threshold is not None and NONE not in options:
+    # The word "none" may be an option of its own.
+    if threshold is not None and None not in values:
         raise SignatureError(f"field {name!r}: abstain_below answers None, which is not of its type: declare it Optional")
 
 

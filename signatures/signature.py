@@ -21,8 +21,8 @@ __all__ = ["Input", "Output", "Signature", "check_signature", "with_instructions
 NO_INSTRUCTIONS = " "
 """dspy fills in a default for an empty text, also where it edits the fields of a signature that has none."""
 
-# dspy.Predict takes these out of the inputs of a call.
-_RESERVED = frozenset({"signature", "new_signature", "demos", "config", "lm"})
+# dspy.Predict takes the first five out of the inputs of a call, and what it calls on the way has the others as parameters.
+_RESERVED = frozenset({"signature", "new_signature", "demos", "config", "lm", "self", "instance", "completions"})
 
 
 def with_instructions(signature: Any, instructions: str) -> Any:
@@ -34,11 +34,12 @@ def check_signature(signature: Any) -> None:
     """Raise `SignatureError` for fields that cannot work: reserved names, types without values or without a grammar."""
     for name in signature.input_fields:
         if name in _RESERVED:
-            raise SignatureError(f"input {name!r} of {signature.__name__} is the name of a call option: rename it")
+            raise SignatureError(f"input {name!r} of {signature.__name__} is a name that calls need themselves: rename it")
     for name in signature.output_fields:
-        if callable(getattr(DspyPrediction, name, None)):
+        if hasattr(DspyPrediction, name):
+            what = "a method" if callable(getattr(DspyPrediction, name)) else "an attribute"
             raise SignatureError(
-                f"output {name!r} of {signature.__name__} is the name of a method of dspy.Prediction, which is what "
+                f"output {name!r} of {signature.__name__} is the name of {what} of dspy.Prediction, which is what "
                 f"answer.{name} would be: rename it ({name}_found, say)"
             )
     if signature.output_fields and not special_fields(signature):

@@ -35,11 +35,15 @@ class PieceStream(_Finished[S]):
         self._items = items
 
     def __iter__(self) -> Iterator[Piece]:
-        for item in self._items:
-            if isinstance(item, Completion):
-                self._completion = item
-            else:
-                yield item
+        try:
+            for item in self._items:
+                if isinstance(item, Completion):
+                    self._completion = item
+                else:
+                    yield item
+        finally:  # the stream holds the items: they would go on until nobody holds the stream
+            if (close := getattr(self._items, "close", None)) is not None:
+                close()
 
 
 class AsyncPieceStream(_Finished[S]):
@@ -50,8 +54,17 @@ class AsyncPieceStream(_Finished[S]):
         self._items = items
 
     async def __aiter__(self) -> AsyncIterator[Piece]:
-        async for item in self._items:
-            if isinstance(item, Completion):
-                self._completion = item
-            else:
-                yield item
+        try:
+            async for item in self._items:
+                if isinstance(item, Completion):
+                    self._completion = item
+                else:
+                    yield item
+        finally:
+            await aclose(self._items)
+
+
+async def aclose(items: AsyncIterator[Any]) -> None:
+    """End an iterator early, where it can be: a generator."""
+    if (close := getattr(items, "aclose", None)) is not None:
+        await close()

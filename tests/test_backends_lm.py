@@ -3,6 +3,7 @@
 import asyncio
 import copy
 import threading
+from pathlib import Path
 from typing import Annotated, Literal
 
 import dspy
@@ -10,9 +11,10 @@ import pytest
 import still
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import AfterValidator
+from pydantic import AfterValidator, BaseModel, Field
 from still.backends.meter import metered
 from still.backends.prompt import Prompter
+from still.compiler.identity import sampling_settings
 from still.errors import ConstraintError
 from still.signatures.executor import Sampling
 from still.signatures.layout import lower
@@ -46,6 +48,34 @@ def test_an_unmodified_dspy_program_answers_through_json_adapter(tiny_lm):
             answer = dspy.Predict(Answer)(question=f"question {i}", config={"max_tokens": 60})
             assert answer.label in ("red", "green")
             assert isinstance(answer.number, int)
+
+
+class Cat(BaseModel):
+    kind: Literal["cat"]
+
+
+class Dog(BaseModel):
+    kind: Literal["dog"]
+
+
+class Owner(BaseModel):
+    pet: Cat | Dog = Field(discriminator="kind")
+    home: Path
+
+
+def test_schemas_of_dspys_are_made_ready_for_the_grammar(tiny_lm):
+    """A set, a tagged union, a path: keywords and formats that llguidance does not have."""
+
+    class Found(dspy.Signature):
+        question: str = dspy.InputField()
+        owner: Owner = dspy.OutputField()
+        tags: set[str] = dspy.OutputField()
+
+    with dspy.context(lm=tiny_lm, adapter=dspy.JSONAdapter()):
+        answer = dspy.Predict(Found)(question="who?", config={"max_tokens": 60})
+    assert isinstance(answer.owner.pet, Cat | Dog)
+    assert isinstance(answer.owner.home, Path)
+    assert isinstance(answer.tags, set)
 
 
 def test_chat_messages_come_back_as_text_and_usage(tiny_lm):
@@ -90,6 +120,33 @@ def test_samples_differ_and_seeds_repeat(tiny_lm):
     assert len(set(draw(1, n=4))) > 1
     assert draw(1, n=4) == draw(1, n=4)
     assert draw(1) != draw(2)
+
+
+def test_samples_and_rollouts_of_a_seeded_chat_differ_and_come_again(tiny_lm):
+    lm = tiny_lm.copy(seed=1, temperature=1.5, max_tokens=8)
+    first = lm("Say something", n=3)
+    assert len(set(first)) == 3
+    assert lm("Say something", n=3) == first
+    assert asyncio.run(lm.acall("Say something", n=3)) == first
+    assert lm("Say something", n=3, seed=2) != first
+    # dspy.BestOfN asks so.
+    rollouts = [lm.copy(rollout_id=i)("Say something")[0] for i in range(3)]
+    assert len(set(rollouts)) == 3
+    assert lm.copy(rollout_id=2)("Say something") == rollouts[2:]
+    assert len(set(lm("Say something", n=3, temperature=0.0))) == 1
+
+
+def test_a_chat_has_the_sampling_that_plans_have(tiny_lm):
+    hot = {"temperature": 9.0, "top_k": 0, "min_p": 0.999999}
+    lm = tiny_lm.copy(**hot)
+    assert sampling_settings(lm) == hot
+    greedy = tiny_lm("Say something", max_tokens=8)
+    # However hot it is, no token is as likely as the likeliest.
+    assert lm("Say something", max_tokens=8) == greedy
+    assert asyncio.run(lm.acall("Say something", max_tokens=8)) == greedy
+    assert lm("Say something", max_tokens=8, min_p=0.0) != greedy
+    with dspy.context(lm=lm, adapter=dspy.JSONAdapter()):
+        assert dspy.Predict("question -> answer: bool")(question="?").answer in (True, False)
 
 
 def test_a_validator_that_always_refuses_is_an_error_after_bounded_tries(tiny_lm):

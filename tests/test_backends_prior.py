@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import pytest
 import still
+from pydantic import AfterValidator, BaseModel, Field
 from still.backends.context_prior import MOST_WORDS, TEXTS, WORDS, sizes, without_content
 from still.backends.engine import END, option_probabilities
 from still.signatures.executor import Sampling
@@ -126,3 +127,39 @@ def test_what_only_one_call_may_say_does_not_make_it_measured_again(tiny_lm, mon
     assert all(answer.who in f"I am {name}" for answer, name in zip(answers, ("Ada", "Bo"), strict=True))
     (measured,) = calls
     assert [step.field for step in measured.decodes] == ["who", "team"]
+
+
+class Place(BaseModel):
+    indoors: bool
+    floor: int = Field(ge=0, le=9)
+
+
+def test_an_object_may_end_in_what_is_not_scored(tiny_lm):
+    """What is measured ends with the last option that is scored: the beginning of an object, and no value."""
+
+    class Repair(still.Signature):
+        """Where is it?"""
+
+        message: str = still.Input()
+        place: Place = still.Output(decide="score")
+
+    with still.context(lm=tiny_lm):
+        answer = still.Predict(Repair)(message="A lamp is broken")
+    assert isinstance(answer.place, Place)
+    likely = answer.probabilities["place.indoors"]
+    assert likely[answer.place.indoors] == max(likely.values())
+
+
+def test_answers_to_words_without_content_are_not_validated(tiny_lm):
+    seen = []
+
+    class Booking(still.Signature):
+        """For how many, and which team handles it?"""
+
+        message: str = still.Input()
+        guests: Annotated[int, AfterValidator(lambda value: seen.append(value) or value)] = still.Output(ge=0, le=9)
+        team: Literal["north", "south"] = still.Output(decide="score")
+
+    with still.context(lm=tiny_lm):
+        answer = still.Predict(Booking)(message="A table for two, please")
+    assert seen == [answer.guests]

@@ -212,6 +212,8 @@ def test_from_dicts_and_examples():
     examples = [Example(q=1, a=2).with_inputs("q"), Example(q=3, a=4).with_inputs("q")]
     assert Dataset(examples).inputs == ("q",)
     assert Dataset(examples, inputs=["a"]).inputs == ("a",)
+    turned = Example(a=5, q=6).with_inputs("q", "a")
+    assert Dataset([Example(q=1, a=2).with_inputs("a", "q"), turned]).inputs == ("q", "a")
     for bad in ([], [Example(q=1)], [{"q": 1}], [examples[0], Example(q=1, a=1).with_inputs("a")], [{1: 2}], ["x"]):
         with pytest.raises(DatasetError):
             Dataset(bad)

@@ -146,6 +146,10 @@ def test_what_the_network_did_is_not_kept(tmp_path):
     lm = ScriptedLM(lambda plan, inputs: {"answer": 3.5})
     with pytest.raises(StillError, match="on every one of 3 examples"):
         evaluated()
+    with still.Ledger(tmp_path / "l.duckdb") as ledger:
+        _, rows = ledger.query("SELECT count(*), sum(score) FROM scored WHERE error IS NOT NULL")
+        assert rows == [(3, 0.0)], "they count as failures of this run"
+        assert ledger.query("SELECT count(*) FROM failures")[1] == [(3,)]
     down.clear()
     row = evaluated()
     assert (row.score, row.failures, lm.calls) == (pytest.approx(2 / 3), 1, 2)

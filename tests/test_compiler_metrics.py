@@ -87,6 +87,65 @@ def test_exact_compares_values(label, predicted, same):
     assert exact("a")(Example(a=label), Prediction(a=predicted)) == float(same)
 
 
+class Order(BaseModel):
+    price: Decimal
+    parts: list[Decimal] = []
+    days: dict[int, Decimal] = {}
+    seen: set[Decimal] = set()
+
+
+class Rate(enum.Enum):
+    HALF = Decimal("0.5")
+
+
+ORDERED = Order(price="3.50", parts=["1.0"], days={1: "2E+1"}, seen={"10.0", "9"})
+
+
+@pytest.mark.parametrize("metric", [exact, normalized, json_fields])
+@pytest.mark.parametrize(
+    ("label", "predicted", "same"),
+    [
+        (Decimal("3.5"), Decimal("3.50"), True),
+        (3.5, Decimal("3.50"), True),
+        (0.1, Decimal("0.1"), True),
+        (100, Decimal("1E+2"), True),
+        (0, Decimal("-0.00"), True),
+        (Decimal("0.5"), Rate.HALF, True),
+        (Decimal("1.5"), Decimal("15"), False),
+        (Decimal("-5"), Decimal("5"), False),
+        (Decimal("1" * 40 + "2"), Decimal("1" * 40 + "3"), False),
+        (Decimal("1e999999999"), Decimal("2e999999999"), False),
+        (Decimal("1e-999999999"), Decimal("10e-1000000000"), True),
+        (Decimal("1e400"), math.inf, False),
+        (10**400, Decimal("1e400"), True),
+        (True, Decimal(1), False),
+        (math.nan, Decimal("sNaN"), True),
+        (-math.inf, Decimal("-Infinity"), True),
+        ([Decimal("3.5")], (3.5,), True),
+        ({"a": [Decimal("3.5")]}, {"a": [Decimal("3.50")]}, True),
+        ({Decimal("10"), Decimal("9")}, {Decimal("1e1"), 9.0}, True),
+        (ORDERED, Order(price="3.5", parts=["1"], days={1: "20"}, seen={"9.0", "10"}), True),
+        ({"price": 3.5, "parts": [1], "days": {"1": 20}, "seen": [10, 9]}, ORDERED, True),
+        (ORDERED.model_dump(mode="json") | {"seen": ["10.0", "9"]}, ORDERED, True),  # its JSON has them as text
+        ("3.50", Decimal("3.50"), True),
+        ("3.5", Decimal("3.50"), False),
+        ([Order(price="3.5")], [Order(price="35")], False),
+        (3, np.int64(3), True),
+        (True, np.bool_(True), True),
+        ([0.5], [np.array(0.5)], True),
+    ],
+)
+def test_numbers_are_compared_as_numbers(metric, label, predicted, same):
+    assert (metric("a")(Example(a=label), Prediction(a=predicted)) == 1) == same
+
+
+def test_set_f1_compares_decimals_as_numbers():
+    label = [Decimal("3.5"), Decimal("0.1"), Order(price="2.0")]
+    assert set_f1("a")(Example(a=label), Prediction(a=[0.1, Decimal("3.50"), Order(price=2)])) == 1
+    assert set_f1("a")(Example(a=[Decimal("1.5")]), Prediction(a=[Decimal("15")])) == 0
+    assert close("a")(Example(a=0.5), Prediction(a=Rate.HALF)) == 1
+
+
 def test_missing_labels_are_named():
     with pytest.raises(MetricError, match=r"exact\('tem'\).*no label 'tem'; it has q, team, urgency"):
         exact("tem")(EXAMPLE, Prediction(team="billing"))
@@ -103,6 +162,8 @@ def test_squad_normalization():
     assert metric(Example(a="The Straße"), Prediction(a="STRASSE.")) == 1.0
     assert metric(Example(a=["A cat", "dog"]), Prediction(a=["cat!", "the Dog"])) == 1.0
     assert metric(Example(a="cat"), Prediction(a="cats")) == 0.0
+    for compared in (metric, f1("a")):
+        assert compared(Example(a="The caf\u00e9"), Prediction(a="Cafe\u0301")) == 1
 
 
 @pytest.mark.parametrize(
@@ -116,6 +177,18 @@ def test_squad_normalization():
         ("x", "y", 0),
         (["red", "blue"], "blue red", 1),
         (12, "12", 1),
+        (-5, 5, 0),
+        (1.5, 15, 0),
+        (1.5, "1.50", 1),
+        (-5, "It is -5.", Fraction(1, 2)),
+        (5, "It is -5.", 0),
+        (1200, "$1,200", 1),
+        (Decimal("3.5"), 3.50, 1),
+        (True, 1, 0),
+        (True, "true", 1),
+        ({"a": -1}, {"a": 1}, 0),
+        (-math.inf, math.inf, 0),
+        ("-5", "5", 1),  # between texts as SQuAD has it
     ],
 )
 def test_f1_values(label, predicted, value):
@@ -195,8 +268,8 @@ def test_exceptions_keep_their_cause():
         as_metric(ours)(EXAMPLE, Prediction())
 
     with pytest.raises(MetricError, match=r"field 'team'.*no JSON form") as caught:
-        exact("team")(EXAMPLE, Prediction(team=object()))
-    assert isinstance(caught.value.__cause__, DatasetError)
+        exact("team")(OpaqueExample(team=object()), Prediction(team="billing"))
+    assert isinstance(caught.value.__cause__.__cause__, DatasetError)
 
     def interrupted(example, prediction):
         raise KeyboardInterrupt
@@ -346,6 +419,22 @@ def test_a_gain_that_is_no_number_is_named(metric, gain):
     assert f"{gain!r:.60}" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("relevant", "found", "recall"),
+    [
+        ('["a", "b"]', ["a", "x"], 0.5),
+        (' ["a", 7]', ["a", "7"], 1),
+        ('{"a": 1, "b": 0}', ["a"], 1),
+        ("[a", ["[a"], 1),
+        ("{a} b", ["{a} b"], 1),
+        ("a", ["a"], 1),
+    ],
+)
+def test_relevant_ids_may_be_json_in_a_cell(relevant, found, recall):
+    example = Example(query="q", relevant=relevant).with_inputs("query")
+    assert still.recall_at(2)(example, Prediction(passages=found)) == recall
+
+
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 # Values as programs make them: text, numbers, nothing, nested.
 PLAIN = st.none() | st.booleans() | st.integers(-99, 99) | st.floats(allow_nan=False) | st.text("ab \"'é.", max_size=4)
@@ -364,6 +453,9 @@ ITEMS = st.lists(
     max_size=5,
 )
 KINDS = [
+    (exact, NESTED),
+    (normalized, NESTED),
+    (f1, NESTED),
     (set_f1, st.lists(PLAIN, max_size=5)),
     (span_f1, ITEMS),
     (close, st.none() | st.integers() | st.floats(allow_nan=False) | st.decimals(allow_nan=False)),
@@ -397,7 +489,7 @@ def test_values_are_from_0_to_1_and_symmetric_and_1_for_the_same(metric, values,
 def test_odd_predictions_count_0_and_never_raise(metric):
     cyclic: list = []
     cyclic.append(cyclic)
-    label = {set_f1: ["unlike"], span_f1: {"unlike": "x"}, close: 7.25, json_fields: {"unlike": 7}}[metric]
+    label = {set_f1: ["unlike"], span_f1: {"unlike": "x"}, close: 7.25}.get(metric, {"unlike": 7})
     for odd in [*ODD, cyclic]:
         score = metric("a").score(Example(a=label), Prediction(a=odd))
         assert score.value == 0, odd
@@ -410,6 +502,9 @@ def test_odd_predictions_count_0_and_never_raise(metric):
 @pytest.mark.parametrize(
     ("metric", "labels"),
     [
+        (exact, [object(), [object()], np.ones(2)]),
+        (normalized, [object(), [object()]]),
+        (f1, [object(), [object()]]),
         (set_f1, ["x", 1, {"a": 1}, object()]),
         (span_f1, ["x", 1, ["x"], [{"name": "x"}], [{"value": "x"}], [{"name": 1, "value": "x"}], object(),
                    [{"name": "x", "value": 1, "start": 1}], [{"name": "x", "value": 1, "span": [1, 2, 3]}]]),
@@ -481,6 +576,7 @@ def test_set_f1_says_what_is_missing_and_what_is_too_much():
     loose = set_f1("a", normalize=True)
     assert loose(Example(a=["The Cat", "C++"]), Prediction(a=["cat.", "c++"])) == 1
     assert loose(Example(a=["C"]), Prediction(a=["C++"])) == 0
+    assert loose(Example(a=["hello", "x", "!"]), Prediction(a=["Hello .", '" the x " ,', "!"])) == 1
     assert repr(loose) == "set_f1('a', normalize=True)"
 
 
@@ -506,6 +602,9 @@ def song(**rest):
         ([{"name": "band", "value": "The Who"}], {"band": "who"}, 1),
         ([{"name": "mark", "value": "!"}], {"mark": "?"}, 0),
         ([{"name": "mark", "value": "A"}], {"mark": "the"}, 0),
+        ([{"name": "greeting", "value": "hello ."}], {"greeting": "“ Hello ”"}, 1),
+        ([{"name": "size", "value": Decimal("4.0")}], {"size": 4}, 1),
+        ([{"name": "size", "value": "4"}], {"size": 4}, 0),
         ([{"name": "size", "value": 4}], {"size": 4.0}, 1),
         ([{"name": "city", "value": "Cafe\u0301"}], {"city": "café"}, 1),
         ([song(confidence=0.3)], [song(confidence=0.9)], 1),

@@ -187,6 +187,37 @@ def test_a_local_folder_reads_like_a_hub_dataset(tmp_path):
         Dataset.from_hub(str(tmp_path), split="train", inputs=["Q"])
 
 
+def test_class_labels_in_lists_and_objects_get_their_names(tmp_path):
+    names = {"names": ["O", "PER"], "_type": "ClassLabel"}
+    features = {
+        "q": [{"dtype": "string", "_type": "Value"}],  # as older versions wrote a list
+        "old": [names],
+        "tags": {"feature": names, "length": -1, "_type": "Sequence"},
+        "deep": {"feature": {"feature": names, "_type": "List"}, "_type": "LargeList"},
+        "one": {"kind": names, "_type": {"dtype": "int64", "_type": "Value"}},
+        "many": {"feature": {"kind": names}, "_type": "Sequence"},
+        "odd": None,
+        "label": names,
+    }
+    query = (
+        "SELECT ['a'] AS q, [1, -1] AS old, [0, 1, NULL] AS tags, [[1], []] AS deep, {'kind': 1, '_type': 1} AS one, "
+        "{'kind': [1, 0]} AS many, 1 AS odd, 1 AS label"
+    )
+    parquet(tmp_path / "train.parquet", query, {"info": {"features": features}})
+    assert rows(Dataset.from_hub(str(tmp_path), split="train", inputs=["q"])) == [
+        {
+            "q": ["a"],
+            "old": ["PER", None],
+            "tags": ["O", "PER", None],
+            "deep": [["PER"], []],
+            "one": {"kind": "PER", "_type": 1},
+            "many": {"kind": ["PER", "O"]},
+            "odd": 1,
+            "label": "PER",
+        }
+    ]
+
+
 @pytest.mark.parametrize(
     ("files", "split", "config", "chosen"),
     [
@@ -199,6 +230,13 @@ def test_a_local_folder_reads_like_a_hub_dataset(tmp_path):
         ([".cache/train.csv", "train.csv"], "train", None, ["train.csv"]),
         (["a/train/0.parquet", "b/train/0.parquet"], "train", None, "several configs; pass config= one of a, b"),
         (["all.jsonl"], "test", None, "no file is of split 'test'; there are all"),
+        (["a/test.csv", "b/testing.csv"], "test", "b", ["b/testing.csv"]),
+        (["a/test.csv", "b/train.csv"], "test", "b", "no file is of split 'test'; there are train"),
+        (["a/test.csv", "b/test.csv"], "test", "c", "config 'c' does not exist; pass config= one of a, b"),
+        (["train/a.csv", "train/b.csv", "train/test.csv"], "train", None, ["train/a.csv", "train/b.csv"]),
+        (["test_a.csv", "test_b.csv", "train.csv"], "test", None, "split 'test' may be test_a, test_b; give one"),
+        (["val.csv", "dev.csv", "train.csv"], "validation", None, "split 'validation' may be dev, val; give one"),
+        (["cola/train.csv", "cola/test.csv"], "cola", None, "split 'cola' may be test, train; give one"),
         (["train.py", "README.md"], "train", None, "has no parquet, jsonl, csv or json files"),
     ],
 )
@@ -209,6 +247,16 @@ def test_which_files_hold_a_split(files, split, config, chosen):
     with pytest.raises(DatasetError) as caught:
         choose_files(files, split, config, "o/n")
     assert chosen in str(caught.value) and "'o/n'" in str(caught.value)
+
+
+def test_on_the_branch_of_converted_files_only_exact_names_count():
+    files = [f"default/{split}/0000.parquet" for split in ("train", "test_a", "test_b")]
+    files += ["test/train/0000.parquet", "other/validation/0000.parquet"]
+    assert choose_files(files, "train", None, "o/n", exact=True) == ["default/train/0000.parquet"]
+    assert choose_files(files, "train", "test", "o/n", exact=True) == ["test/train/0000.parquet"]
+    for split in ("test", "dev", "validation"):  # without a config, that of another is not taken
+        with pytest.raises(DatasetError, match=f"no file is of split '{split}'; there are test_a, test_b, train"):
+            choose_files(files, split, None, "o/n", exact=True)
 
 
 class Hub:
@@ -278,8 +326,12 @@ class ClassLabel:
     names = ("no", "yes")
 
 
+class List:
+    feature = ClassLabel()
+
+
 class Loaded(list):
-    features: ClassVar = {"q": object(), "label": ClassLabel()}
+    features: ClassVar = {"q": object(), "label": ClassLabel(), "tags": List(), "parts": {"kind": [ClassLabel()]}}
 
 
 def test_the_datasets_library_where_there_is_one(monkeypatch):
@@ -289,11 +341,16 @@ def test_the_datasets_library_where_there_is_one(monkeypatch):
         asked.append((args, options))
         if options["split"] == "none":
             raise ValueError("Unknown split")
-        return Loaded([{"q": "a", "label": np.int64(1)}, {"q": "b", "label": -1}][: 0 if options["split"] == "empty" else 2])
+        first = {"q": "a", "label": np.int64(1), "tags": [0, np.int64(1)], "parts": {"kind": [1]}}
+        second = {"q": "b", "label": -1, "tags": [], "parts": None}
+        return Loaded([] if options["split"] == "empty" else [first, second])
 
     monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
     found = Dataset.from_hub("owner/name", split="train", inputs=["q"], config="c", revision="r")
-    assert rows(found) == [{"q": "a", "label": "yes"}, {"q": "b", "label": None}]
+    assert rows(found) == [
+        {"q": "a", "label": "yes", "tags": ["no", "yes"], "parts": {"kind": ["yes"]}},
+        {"q": "b", "label": None, "tags": [], "parts": None},
+    ]
     assert asked == [(("owner/name", "c"), {"split": "train", "revision": "r"})]
     for split, part in (("none", "ValueError: Unknown split"), ("empty", "'empty' has no rows")):
         with pytest.raises(DatasetError, match=part):

@@ -15,7 +15,7 @@ import torch
 from export_models import TOKENS, engine_greedy, greedy, network_of, write_adapter, write_base
 from safetensors.torch import load_file, save_file
 from still.backends.export import export_model, staging
-from still.backends.models import resolve
+from still.backends.models import adapter_digest, resolve
 from still.cli import app
 from still.compiler.artifact import save_artifact
 from still.errors import ArtifactError, ModelError
@@ -101,7 +101,7 @@ def test_the_adapter_travels_bit_for_bit(parts, tmp_path):
 def test_a_programs_own_adapter_is_written(parts, tmp_path):
     program = Two()
     program.set_lm(still.LM(str(parts[0] / "base")))
-    trained = {name: AdapterFolder(name, str(parts[0] / name)) for name in ("mood", "other")}
+    trained = {name: AdapterFolder(adapter_digest(parts[0] / name), str(parts[0] / name)) for name in ("mood", "other")}
     program.second.config = {"adapter": trained["mood"]}
     still.export_weights(program, tmp_path / "peft", to="peft")
     before, after = (load_file(f / "adapter_model.safetensors") for f in (parts[0] / "mood", tmp_path / "peft"))
@@ -110,6 +110,9 @@ def test_a_programs_own_adapter_is_written(parts, tmp_path):
     with pytest.raises(ArtifactError, match=r"several adapters \(first: .*other, second: .*mood\): say by adapter="):
         still.export_weights(program, tmp_path / "again", to="peft")
     still.export_weights(program, tmp_path / "again", to="peft", adapter=parts[0] / "other")
+    program.first.config, program.second.config = {}, {"adapter": AdapterFolder("0" * 64, str(parts[0] / "mood"))}
+    with pytest.raises(ArtifactError, match=r"mood: its sha256 is .*, trained was 000000000000"):
+        still.export_weights(program, tmp_path / "changed", to="peft")
 
 
 def test_without_an_adapter_the_base_is_written(parts, tmp_path):

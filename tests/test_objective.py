@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import still
+from chat_server import serving
 from hypothesis import given
 from hypothesis import strategies as st
 from scripted import ScriptedLM, demonstrations
@@ -178,3 +179,26 @@ def test_other_objectives_are_refused(tmp_path, objective):
             still.Predict(Sort), data(20), lm=lm, objective=objective, progress=False, ledger=tmp_path / "l.duckdb"
         )
     assert lm.calls == 0
+
+
+def test_latency_is_the_servers_and_not_that_of_dspys_cache(tmp_path):
+    class Twice(still.Module):
+        """The first predictor has an LM of its own."""
+
+        def __init__(self, lm):
+            super().__init__()
+            self.first, self.second = still.Predict(Sort), still.Predict(Sort)
+            self.first.lm = lm
+
+        def forward(self, item):
+            return self.second(item=f"{self.first(item=item).bin} {item}")
+
+    with serving(lambda body: '{"bin": "glass"}') as server:
+        asked = []
+        for name in ("first", "second"):
+            still.compile(
+                Twice(server.lm(cache=True)), data(12), data(9, 100), lm=server.lm(cache=True), passes=[],
+                objective="latency", ledger=tmp_path / f"{name}.duckdb", progress=False,
+            )  # fmt: skip
+            asked.append(len(server.requests))
+    assert asked[1] - asked[0] == 2 * 9, "dev is there already; what is timed is asked again"

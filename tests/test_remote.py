@@ -1,11 +1,13 @@
 """Servers: the types go along as a JSON schema, answers are checked and asked for again, scoring is refused."""
 
 import asyncio
+import enum
 import json
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal
+from decimal import Decimal
+from typing import Annotated, Literal
 
 import dspy
 import pytest
@@ -20,6 +22,7 @@ from dspy.utils.exceptions import (
     LMTimeoutError,
     LMTransportError,
 )
+from pydantic import AfterValidator
 from still.backends.meter import metered
 from still.errors import ConstraintError, SignatureError
 
@@ -195,6 +198,79 @@ def test_of_several_samples_the_valid_ones_are_kept():
     assert [len(conversation(body)) for body in server.requests] == [2, 2, 2, 4]
 
 
+class Level(enum.IntEnum):
+    LOW = 1
+    HIGH = 2
+
+
+Twice = Annotated[int, AfterValidator(lambda value: value * 2)]
+LONG = "12345678901234567890.123456789"
+
+
+def under_header(text):
+    return f"[[ ## value ## ]]\n{text}\n\n[[ ## completed ## ]]"
+
+
+def valued(kind, **more):
+    fields = {"message": (str, still.Input()), "value": (kind, still.Output()), **more}
+    return still.Signature(fields)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "value"),
+    [
+        (str | None, "null", None),
+        (str | None, "None", None),
+        (str | None, "Graz", "Graz"),
+        (str | None, '"Graz"', "Graz"),
+        (str | None, "007", "007"),
+        (str | None, "see [1]", "see [1]"),
+        (int | None, "null", None),
+        (Literal["a"] | None, "null", None),
+        (Literal["a", "None"] | None, "None", "None"),
+        (Level, "1", Level.LOW),
+        (Level, "LOW", Level.LOW),
+        (bool, "True", True),
+        (list[Twice], "[1, 2]", [2, 4]),
+        (Decimal, LONG, Decimal(LONG)),
+        (list[Decimal], f"[{LONG}, 0.5]", [Decimal(LONG), Decimal("0.5")]),
+        (list[str], "['a', 'b']", ["a", "b"]),
+        (set[int], "{1, 2}", {1, 2}),
+        (list[int], "```json\n[1, 2]\n```", [1, 2]),
+        (str, "a\\nb", "a\\nb"),
+    ],
+)
+def test_what_stands_under_a_header_is_read_once_and_to_the_last_digit(kind, text, value):
+    with serving(under_header(text)) as server, still.context(lm=server.lm(dspy.LM)):
+        found = still.Predict(valued(kind))(message="x").value
+    assert found == value and type(found) is type(value)
+
+
+def test_what_may_be_left_out_may_have_no_header():
+    signature = valued(int, place=(str | None, still.Output()), note=(str, still.Output(default="-")))
+    with serving(under_header("3")) as server, still.context(lm=server.lm(dspy.LM)):
+        answer = still.Predict(signature)(message="x")
+    assert (answer.value, answer.place, answer.note) == (3, None, "-")
+
+
+def test_dspys_own_types_are_read_by_dspy_and_the_others_beside_them_here():
+    signature = valued(Level, code=(dspy.Code, still.Output()))
+    text = "[[ ## value ## ]]\n1\n\n[[ ## code ## ]]\n```python\nprint(1)\n```\n\n[[ ## completed ## ]]"
+    with serving(text) as server, still.context(lm=server.lm(dspy.LM)):
+        answer = still.Predict(signature)(message="x")
+    assert answer.value is Level.LOW
+    assert answer.code.code == "print(1)"
+
+
+def test_decimals_in_json_keep_their_digits():
+    signature = valued(Decimal, more=(list[Decimal], still.Output()), share=(float, still.Output()))
+    text = f'{{"value": {LONG}, "more": [{LONG}, 0.5], "share": 0.12345678901234567891}}'
+    with serving(text) as server, still.context(lm=server.lm()):
+        answer = still.Predict(signature)(message="x")
+    assert (answer.value, answer.more) == (Decimal(LONG), [Decimal(LONG), Decimal("0.5")])
+    assert answer.share == 0.12345678901234567891
+
+
 # --- what a server refuses ---
 
 
@@ -221,6 +297,15 @@ def test_a_schema_without_bounds_is_tried_first():
 def test_refusals_do_not_count_as_attempts():
     with serving(NO_BOUNDS, NO_SCHEMA, TOO_URGENT, TOO_URGENT, GOOD) as server, still.context(lm=server.lm()):
         assert still.Predict(Ticket)(message="x").urgency == 2
+
+
+def test_an_error_that_is_about_something_else_takes_nothing_from_later_calls(ask):
+    other = Refusal(400, "The JSON body has a message that is not allowed.")
+    with serving(*[other] * 4, GOOD) as server:
+        with pytest.raises(LMInvalidRequestError):
+            ask(server.lm())
+        assert ask(server.lm()).urgency == 2
+    assert formats(server) == ["bounds", "json_schema", "json_object", None, "bounds"]
 
 
 def test_many_threads_may_meet_the_refusal_at_once():
@@ -282,6 +367,19 @@ def test_usage_history_and_meters_know_every_request(ask):
     assert (usage["prompt_tokens"], usage["completion_tokens"]) == (60, 4)
     assert (meter.calls, meter.prompt_tokens, meter.cached_tokens, meter.decoded_tokens) == (2, 60, 40, 4)
     assert [len(entry["messages"]) for entry in lm.history] == [2, 4]
+
+
+@pytest.mark.parametrize("tracked", [False, True])
+def test_meters_know_of_requests_that_dspy_makes_itself(tracked):
+    with serving("Hello.", CHAT, CHAT) as server, still.context(track_usage=tracked), metered() as outer, metered() as meter:
+        lm = server.lm(dspy.LM)
+        assert lm("Hi.") == ["Hello."]
+        with still.context(lm=lm, adapter=dspy.ChatAdapter()):
+            answers = [dspy.Predict(Ticket)(message="x"), asyncio.run(dspy.Predict(Ticket).acall(message="y"))]
+    assert (meter.calls, meter.prompt_tokens, meter.cached_tokens, meter.decoded_tokens) == (3, 90, 60, 6)
+    assert outer.calls == 3
+    for answer in answers if tracked else ():
+        assert answer.get_lm_usage()["openai/scripted"]["prompt_tokens"] == 30
 
 
 def test_callbacks_are_told_of_every_request(ask):

@@ -10,6 +10,8 @@ import pytest
 import still
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from still.backends.retrieval import chunk_set as chunk_set_module
+from still.backends.retrieval.chunk_set import ChunkSet
 from still.backends.retrieval.chunking import Chunking, cut
 from still.backends.retrieval.tokens import ModelTokens, PlainTokens, count_between, tokens_of
 from still.errors import RetrievalError
@@ -141,6 +143,33 @@ def test_only_documents_that_changed_are_cut_anew(corpus):
     assert len(chunks) == len(corpus.chunks(Chunking(6)))
 
 
+def test_documents_that_come_while_others_are_cut_are_found(corpus):
+    late = [still.Document("late", "Words of a latecomer.")]
+
+    class Slow(PlainTokens):
+        def starts(self, text):
+            if late:
+                corpus.add([late.pop()])  # what another process does meanwhile
+            return super().starts(text)
+
+    chunks = ChunkSet(corpus, Chunking(30), Slow())
+    assert [hit.key for hit in still.Lexical(chunks).search(["latecomer"])[0]] == ["late#1"]
+
+
+def test_a_set_that_another_process_has_just_made_is_used(corpus, monkeypatch):
+    one, other = corpus.chunks(Chunking(6)), corpus.chunks(Chunking(6))
+    real = chunk_set_module.connect
+
+    def connect_later(path, *, read_only):
+        if not read_only:
+            monkeypatch.setattr(chunk_set_module, "connect", real)
+            assert other.update() == 2
+        return real(path, read_only=read_only)
+
+    monkeypatch.setattr(chunk_set_module, "connect", connect_later)
+    assert one.update() == 0 and len(one) == len(other) > 2
+
+
 def test_threads_of_different_settings_search_one_file(corpus):
     """Each setting is written to the file by the first thread that needs it, while others read."""
     finders = [still.Retrieve(corpus, letters, k=3, chunk_size=size) for size in (4, 8)]
@@ -174,10 +203,12 @@ def test_a_metric_counts_chunks_as_their_document():
     assert still.mrr()(exact, still.Prediction(passages=[p.model_dump() for p in chunks])) == 0.5
 
 
-def test_tokens_are_the_embedders_where_it_has_a_tokenizer(tmp_path, model_fp32):
+def test_tokens_are_the_embedders_where_it_has_a_tokenizer(tmp_path, model_fp32, monkeypatch):
     class Folder:
         folder = tmp_path
 
     assert isinstance(tokens_of(Folder()), PlainTokens) and isinstance(tokens_of(letters), PlainTokens)
     (tmp_path / "tokenizer.json").write_text(model_fp32.tokenizer.json, "utf-8")
     assert isinstance(tokens_of(Folder()), ModelTokens)
+    monkeypatch.chdir(tmp_path)
+    assert isinstance(tokens_of(letters), PlainTokens), "a file that happens to be here is not the model's"

@@ -99,6 +99,13 @@ def test_numbers_at_the_beginning_of_lines_count_where_passages_are_text():
     assert constraint.allowed == (1, 4)
 
 
+def test_passages_are_found_behind_empty_lists():
+    constraint = lower_type(Cited[str], field="answer")
+    assert constraint.bound({"history": [], "passages": PASSAGES, "more": []}).allowed == (1, 2, 3)
+    assert constraint.bound({"history": [], "context": "[1] one\n[4] four"}).allowed == (1, 4)
+    assert constraint.bound({"history": [], "passages": [], "question": "?"}).allowed == ()
+
+
 def test_passages_stand_before_the_question_without_scores_or_ids():
     (_, asked, *_) = lower(Answer).fill({"passages": PASSAGES, "question": "Why?"})
     assert asked.text == (

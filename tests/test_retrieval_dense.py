@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
+from functools import partial
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from still.backends.retrieval import lexical as lexical_module
 from still.backends.retrieval.corpus import Corpus, Document
 from still.backends.retrieval.dense import Dense
 from still.backends.retrieval.embedding import CallableEmbedder
 from still.backends.retrieval.fuse import fuse
 from still.backends.retrieval.hit import Hit
 from still.backends.retrieval.lexical import Lexical
+from still.backends.retrieval.rerank import reranker_of
 from still.errors import RetrievalError
 
 WORDS = ("kettle", "lid", "water", "hose", "bottle", "garden", "red", "blue")
@@ -79,6 +83,49 @@ def test_vectors_follow_the_corpus_and_texts_are_embedded_once(tmp_path):
     assert [hit.key for hit in Dense(corpus, counting).search(["blue"], 3)[0]] == ["k001", "k002"]
 
 
+def test_documents_that_come_while_others_are_embedded_are_found(tmp_path):
+    corpus = corpus_of(tmp_path / "c.duckdb", ["red kettle"])
+    late = [Document("late", "blue lid")]
+
+    def slow(texts):
+        if late and "red kettle" in texts:
+            corpus.add([late.pop()])  # what another process does meanwhile
+        return letters(texts)
+
+    assert [hit.key for hit in Dense(corpus, slow).search(["blue"], 1)[0]] == ["late"]
+
+
+def test_a_text_that_two_embed_at_once_is_found_once(tmp_path):
+    corpus = corpus_of(tmp_path / "c.duckdb", ["red kettle", "blue lid"])
+    others = []
+
+    def racing(texts):
+        if others:
+            others.pop().update()  # what another process does meanwhile
+        return letters(texts)
+
+    one, other = Dense(corpus, racing), Dense(corpus, racing)
+    others.append(other.vectors)
+    one.vectors.update()
+    with corpus.open(read_only=True) as connection:
+        assert connection.execute("SELECT count(*), count(DISTINCT digest) FROM vectors").fetchall() == [(2, 2)]
+    with corpus.open(read_only=False) as connection:
+        connection.execute("INSERT INTO vectors SELECT * FROM vectors")
+    assert [hit.key for hit in Dense(corpus, racing).search(["blue"])[0]] == ["k001", "k000"]
+
+
+def test_blank_documents_are_neither_embedded_nor_found(tmp_path):
+    seen = []
+
+    def watching(texts):
+        seen.extend(texts)
+        return letters(texts)
+
+    corpus = corpus_of(tmp_path / "c.duckdb", ["red", "", " \n\t\x0b\x1c\x85\u2003\u2028", "\n!"])
+    assert [hit.key for hit in Dense(corpus, watching).search(["red lid"])[0]] == ["k000", "k003"]
+    assert sorted(seen) == ["\n!", "red", "red lid"]
+
+
 def test_another_model_or_dimension_is_refused(tmp_path):
     corpus = corpus_of(tmp_path / "c.duckdb", ["red", "blue"])
     Dense(corpus, letters).search(["red"])
@@ -141,6 +188,38 @@ def test_values_of_a_condition_stay_values(tmp_path):
         assert [h.key for h in operator.search(["red"], where="key = $key", parameters={"key": "k001"})[0]] == ["k001"]
 
 
+MOVED = [Document("k003", "red lid", metadata={"n": 3}), Document("k002", "red", metadata={"n": 2, "new": True})]
+"""Written in this order they get each other's numbers; a new key that is lower moves all rows."""
+
+
+@pytest.mark.parametrize("step", ["matrix", "rows_where"])
+def test_a_condition_holds_for_vectors_while_documents_are_written(tmp_path, monkeypatch, step):
+    corpus = corpus_of(tmp_path / "c.duckdb", ["red"] * 4)
+    dense = Dense(corpus, letters)
+    real = getattr(dense.vectors, step)
+
+    def then_others_write(*arguments):
+        found = real(*arguments)
+        corpus.add([*MOVED, Document("a", "red", metadata={"n": 0})])
+        return found
+
+    monkeypatch.setattr(dense.vectors, step, then_others_write)
+    assert [hit.key for hit in dense.search(["red"], 9, "(metadata->>'n')::INT = 3")[0]] == ["k003"]
+
+
+def test_a_condition_holds_for_words_while_documents_are_written(tmp_path, monkeypatch):
+    corpus = corpus_of(tmp_path / "c.duckdb", ["red"] * 4)
+    real = lexical_module._HELD.get
+
+    def then_others_write(index):
+        found = real(index)
+        corpus.add(MOVED)
+        return found
+
+    monkeypatch.setattr(lexical_module._HELD, "get", then_others_write)
+    assert [hit.key for hit in Lexical(corpus).search(["red"], 9, "(metadata->>'n')::INT = 3")[0]] == ["k003"]
+
+
 scores = st.floats(-100, 100, allow_nan=False)
 rankings = st.lists(
     st.dictionaries(st.sampled_from("abcdefgh"), scores, max_size=6).map(
@@ -177,6 +256,9 @@ def test_normalized_scores_by_hand():
     by_key = {hit.key: hit.score for hit in fuse([a, b], by="zscore")}
     expected = {"x": 0.5 / spread - 0.5, "y": 0.5, "z": -0.5 / spread - 0.5, "w": -0.5 / spread - 0.5}
     assert by_key == pytest.approx(expected)
+    for by in ("minmax", "zscore"):
+        alone = fuse([[Hit("z", 3.0)], [Hit("a", 1.0)]], [3, 1], by)
+        assert alone == [Hit("z", 0.75), Hit("a", 0.25)], "to be found counts more than to be missing"
 
 
 @pytest.mark.parametrize("weights", [[1.0], [0.0, 0.0], [-1.0, 2.0]])
@@ -188,3 +270,54 @@ def test_weights_that_say_nothing_are_refused(weights):
 def test_a_callable_that_changes_is_another_model():
     first = CallableEmbedder(letters)
     assert first.digest == CallableEmbedder(letters).digest != CallableEmbedder(noise).digest
+
+
+class Model:
+    def __init__(self, name):
+        self.name, self.seen, self.loaded, self.batch_size = name, [], None, 1
+
+    def vectors(self, texts):
+        return letters(texts)
+
+    def __call__(self, texts):
+        return letters(texts)
+
+
+def over(inner, factor=1):
+    return lambda texts: np.array(inner(texts)) * factor
+
+
+def cut(texts, size=8):
+    return [row[:size] for row in letters(texts)]
+
+
+HOLDERS = {
+    "method": lambda name: Model(name).vectors,
+    "object": Model,
+    "closed over a value": lambda name: over(letters, name),
+    "closed over a function": lambda name: over({"a": letters, "b": noise}[name]),
+    "closed over an object": lambda name: over(Model(name)),
+    "closed over a method": lambda name: over(Model(name).vectors),
+    "partial by name": lambda name: partial(cut, size=name),
+    "partial": lambda name: partial(cut, name),
+    "partial of a method": lambda name: partial(Model(name).vectors),
+}
+
+
+@pytest.mark.parametrize("make", list(HOLDERS.values()), ids=list(HOLDERS))
+def test_callables_of_one_source_are_told_apart_by_what_they_hold(make):
+    first, again, other = (CallableEmbedder(make(name)).digest for name in ("a", "a", "b"))
+    assert first == again != other
+    assert reranker_of(make("a")).digest == reranker_of(make("a")).digest != reranker_of(make("b")).digest
+
+
+def test_what_a_callable_remembers_does_not_count_and_a_digest_does():
+    used, fresh, other = Model("a"), Model("a"), Model("a")
+    used.seen.append("text")
+    used.loaded, used.batch_size = object(), 64
+    other.digest = "2"
+    assert CallableEmbedder(used).digest == CallableEmbedder(fresh).digest
+    assert CallableEmbedder(used.vectors).digest == CallableEmbedder(fresh.vectors).digest
+    assert CallableEmbedder(fresh.vectors).digest != CallableEmbedder(other.vectors).digest
+    plain = f"{letters.__module__}.letters\0{inspect.getsource(letters)}"
+    assert CallableEmbedder(letters).digest == hashlib.sha256(plain.encode()).hexdigest(), "as it was before"

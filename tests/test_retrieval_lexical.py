@@ -59,6 +59,18 @@ def test_scores_of_any_texts_equal_those_of_bm25s(tmp_path_factory, documents, q
             assert not chosen or all(int(hit.key) >= half for hit in hits)
 
 
+def test_marks_are_parts_of_words_however_they_are_written():
+    assert index_terms("Cafe\u0301 CAFÉ") == index_terms("Café CAFE\u0301") == ["café"] * 2
+    assert index_terms("हिन्दी भाषा, q\u0302x") == ["हिन्दी", "भाषा", "q\u0302x"]
+    assert index_terms("\u0301 e\u0301 a \u0301b") == []
+
+
+def test_a_language_without_a_stemmer_is_refused_before_a_file_is_made(tmp_path):
+    with pytest.raises(RetrievalError, match=r"language='klingon': has no stemmer; give one of .*english.*german"):
+        Corpus(tmp_path / "new" / "c.duckdb", language="klingon")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("in_memory", [True, False])
 def test_a_query_finds_the_same_alone_and_in_a_batch(tmp_path, in_memory):
     corpus = corpus_of(tmp_path / "c.duckdb", TEXTS * 30)

@@ -68,6 +68,15 @@ def test_conditions_come_from_the_program_and_values_from_the_call(corpus):
     assert {p.id for p in find("garden hose", {"kettle": "false"}).passages} == {"hose", "wash"}
 
 
+def test_a_list_is_a_value_of_a_condition(corpus):
+    find = still.Retrieve(corpus, vectors, where="list_contains($keys::VARCHAR[], key)", parameters={"keys": ["boil"]})
+    assert [p.id for p in find("garden hose").passages] == ["boil"]
+    assert {p.id for p in find("garden hose", {"keys": ["lime", "wash"]}).passages} == {"lime", "wash"}
+    assert find("garden hose", {"keys": []}).passages == []
+    with pytest.raises(RetrievalError, match=r"parameters: 'keys' is \{'lime'\}"):
+        find("garden hose", {"keys": {"lime"}})
+
+
 def test_threads_share_batches_and_get_their_own_answers(corpus):
     find = still.Retrieve(corpus, vectors, k=3)
     queries = [f"{word} {i % 7}" for i, word in enumerate(["kettle", "hose", "bottles", "water lime"] * 10)]
@@ -94,16 +103,32 @@ def test_gather_runs_together_what_arrives_while_it_runs():
     assert sizes == [1, 7]
 
 
-def test_an_error_reaches_everyone_of_a_batch_and_the_next_one_runs():
+def test_an_error_reaches_only_the_one_whose_item_it_is_and_the_next_one_runs():
+    batches, release = [], threading.Event()
+
     def run(items):
+        batches.append(sorted(items))
+        release.wait(5)
         if -1 in items:
             raise ValueError("no")
         return items
 
     gather = Gather(run)
+    with ThreadPoolExecutor(4) as threads:
+        first = threads.submit(gather, 0)
+        while not batches:
+            time.sleep(0.001)
+        jobs = [threads.submit(gather, item) for item in (1, -1, 2)]
+        while len(gather._waiting) < 3:
+            time.sleep(0.001)
+        release.set()
+        assert [job.result() for job in (first, jobs[0], jobs[2])] == [0, 1, 2]
+        with pytest.raises(ValueError, match="no"):
+            jobs[1].result()
+    assert batches[:2] == [[0], [-1, 1, 2]] and sorted(batches[2:]) == [[-1], [1], [2]]
     with pytest.raises(ValueError, match="no"):
         gather(-1)
-    assert gather(3) == 3
+    assert gather(3) == 3 and batches[-2:] == [[-1], [3]]
 
 
 @pytest.mark.parametrize(
@@ -197,10 +222,36 @@ def test_packing_fits_the_budget_and_keeps_the_order(bodies, budget):
     if packed:
         assert bodies[ids[-1]].startswith(packed[-1].text)
         if packed[-1].text != bodies[ids[-1]]:
+            assert packed[-1].end == len(packed[-1].text)
             assert len(passages_text([*packed[:-1], passages[ids[-1]]])) > budget, "it is cut only where it does not fit"
             return
     unique = list(dict.fromkeys(bodies))
     assert len(packed) == len(unique) or len(passages_text([*packed, passages[bodies.index(unique[len(packed)])]])) > budget
+
+
+@pytest.mark.parametrize(
+    ("text", "budget", "kept"),
+    [
+        ("One. Two three four five", 16, "One."),
+        ("I. Two three four five six", 26, "I. Two three four"),
+        ("one two three four", 15, "one two"),
+        ("abcdefghijkl", 10, "abcde"),
+        ("一二三。四五六七八九", 10, "一二三。"),
+        ("一二三四五六七八九", 10, "一二三四五"),
+    ],
+)
+def test_the_only_passage_is_cut_rather_than_left_out(text, budget, kept):
+    passage = Passage(id="a", text=text, document="d", start=100, end=100 + len(text))
+    assert pack([passage], budget, len) == [passage.model_copy(update={"text": kept, "end": 100 + len(kept)})]
+
+
+def test_a_later_passage_is_cut_at_a_sentence_or_left_out():
+    first = Passage(id="a", text="ab")
+    cases = {"一二三。四五六七": "一二三。", "一二三四五六七": None, "one two six": None, "One. Two": "One."}
+    for text, kept in cases.items():
+        later = Passage(id="b", text=text, start=5, end=5 + len(text))
+        cut = [] if kept is None else [later.model_copy(update={"text": kept, "end": 5 + len(kept)})]
+        assert pack([first, later], 17, len) == [first, *cut]
 
 
 def test_tokens_are_the_models(tiny_lm):

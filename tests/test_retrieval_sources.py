@@ -13,6 +13,7 @@ import duckdb
 import pytest
 import still
 from still.backends.retrieval import corpus as corpus_module
+from still.backends.retrieval import store as store_module
 from still.backends.retrieval.html_text import html_text
 from still.backends.retrieval.store import connect
 from still.errors import RetrievalError
@@ -52,6 +53,12 @@ def test_a_page_is_what_a_reader_sees():
     assert html_text("<head><title>t</title><p>open <b>ends") == ("open ends", "t")
 
 
+def test_a_page_that_is_none_is_read_all_the_same():
+    for page in ("kettle<![ x", "kettle<![ x>lid", f"kettle &#{'9' * 5000};"):
+        assert html_text(page)[0].startswith("kettle")
+    assert html_text("<h1>kettle</h1><![ x><p>lid") == ("# kettle\n\nlid", "")
+
+
 def test_a_folder_is_read_kept_up_to_date_and_pruned(corpus, tmp_path):
     docs = tmp_path / "docs"
     write(docs / "a.md", "# A\r\n\r\nkettle")
@@ -81,6 +88,36 @@ def test_a_folder_is_read_kept_up_to_date_and_pruned(corpus, tmp_path):
     assert [key for (key,) in rows(corpus, "key")] == [
         "docs/a.md", "docs/empty.txt", "docs/latin.txt", "docs/wide.txt", "other",
     ]  # fmt: skip
+
+
+def test_pruning_deletes_only_what_the_call_would_read_and_is_gone(corpus, tmp_path):
+    docs = tmp_path / "docs"
+    for name in ("a.md", "a1.md", "a[1].md", ".notes.md"):
+        write(docs / name, name)
+    write(docs / "faq.csv", "question\nWhy?\n")
+    corpus.add([still.Document("far", "stays", "/elsewhere/x.md"), still.Document("table", "stays", "tickets")])
+    assert corpus.read(["docs", "docs/.notes.md"], text="question") == (5, 0, 0, 0)
+    assert corpus.read("docs", prune=True) == (0, 0, 3, 0)
+    assert corpus.read("docs/*.md", prune=True) == (0, 0, 3, 0)
+    assert corpus.read("docs/a[1].md", prune=True) == (0, 0, 1, 0), "a file that is there is no pattern"
+    (docs / "faq.csv").unlink()
+    assert corpus.read("docs", prune=True).deleted == 0
+    assert corpus.read("docs", text="question", prune=True).deleted == 1
+    (docs / "a1.md").unlink()
+    assert corpus.read(".", prune=True) == (0, 0, 2, 1)
+    assert [key for (key,) in rows(corpus, "key")] == ["docs/.notes.md", "docs/a.md", "docs/a[1].md", "far", "table"]
+
+
+def test_one_key_is_not_its_letters(corpus):
+    corpus.add(still.Document(key, "text") for key in ("a", "b", "ab"))
+    assert corpus.delete("ab") == 1
+    assert rows(corpus, "key") == [("a",), ("b",)]
+
+
+def test_a_cell_that_is_not_a_number_is_empty(corpus):
+    assert corpus.add([{"key": "a", "text": float("nan")}]).added == 1
+    assert corpus.sql("SELECT 'b' AS key, 'nan'::DOUBLE AS text", key="key").added == 1
+    assert rows(corpus, "key, text") == [("a", ""), ("b", "")]
 
 
 def test_tables_become_documents_with_metadata(corpus, tmp_path):
@@ -136,6 +173,7 @@ def test_queries_and_rows_become_documents(corpus, tmp_path):
         (lambda c: c.sql("SELECT 1 AS key, [2] AS text", key="key"), r"column 'text' is \[2\]: give text"),
         (lambda c: c.sql("SELECT 1 AS key, 't' AS text", key="key", prune=True), "needs source="),
         (lambda c: c.add([{"text": "t"}]), "number 1: has no column 'key'"),
+        (lambda c: c.add([{"key": float("nan"), "text": "t"}]), "document 't' has no key"),
         (lambda c: c.add(["text"]), "number 1 is 'text'; give still.Document"),
         (lambda c: c.add([still.Document("", "text")]), "document 'text' has no key"),
         (lambda c: c.add([still.Document("k", b"bytes")]), "its text is b'bytes'"),
@@ -231,6 +269,24 @@ def test_a_killed_process_leaves_whole_batches(tmp_path):
             (postings,) = connection.execute("SELECT count(*) FROM postings").fetchone()
         assert postings == 2 * count
         before = count
+
+
+def test_a_corpus_that_another_process_has_just_made_is_kept(tmp_path, monkeypatch):
+    path = tmp_path / "c.duckdb"
+    real = store_module.connect
+
+    def connect_later(aside, *, read_only):
+        monkeypatch.setattr(store_module, "connect", real)
+        still.Corpus(path).add([still.Document("a", "text")])
+        return real(aside, read_only=read_only)
+
+    monkeypatch.setattr(store_module, "connect", connect_later)
+    assert len(still.Corpus(path)) == 1
+    assert [file.name for file in tmp_path.iterdir()] == ["c.duckdb"]
+    path.unlink()
+    monkeypatch.setattr(store_module, "connect", connect_later)
+    with pytest.raises(RetrievalError, match="language='english', not 'german'"):
+        still.Corpus(path, language="german")
 
 
 def test_a_file_that_is_something_else_or_in_use_is_refused(tmp_path):

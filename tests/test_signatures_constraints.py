@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from llguidance import LLMatcher, LLTokenizer
-from pydantic import AfterValidator, BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError
 from still.errors import ConstraintError, SignatureError
 from still.signatures.choice import Choice
 from still.signatures.formatted import FormattedConstraint
@@ -152,6 +152,24 @@ def test_enum_members_are_written_by_value_or_by_name():
     assert lower_type(Level).parse("2") is Level.HIGH
 
 
+LOWERED = Annotated[Literal["A", "B"], AfterValidator(lambda value: value.lower())]
+
+
+@pytest.mark.parametrize("kind", [LOWERED, LOWERED | None])
+def test_an_option_is_written_as_it_was_given_whatever_its_validator_makes_of_it(kind):
+    constraint = lower_type(kind, field="grade")
+    assert constraint.render("B") == "B"
+    assert constraint.parse("B") == "b"
+    with pytest.raises(ConstraintError, match=r"field 'grade'.*'b' is not valid"):
+        constraint.render("b")
+
+
+def test_what_a_validator_makes_of_something_else_need_not_be_an_option():
+    kind = Annotated[Literal["A"], AfterValidator(lambda value: "a"), BeforeValidator(lambda value: "A")]
+    with pytest.raises(ConstraintError, match=r"field 'grade': 'a' is not valid .*; expected one of: A"):
+        lower_type(kind, field="grade").render("x")
+
+
 def test_bool_is_true_or_false():
     constraint = lower_type(bool)
     assert constraint.options == ("true", "false")
@@ -219,6 +237,23 @@ def test_floats_are_written_without_exponent_and_come_back(value):
 def test_numbers_that_have_no_text_are_refused():
     with pytest.raises(ConstraintError, match="not finite"):
         lower_type(float).render(float("inf"))
+
+
+def test_digits_without_a_place_for_the_point_may_all_stand_before_it():
+    free = lower_type(Annotated[Decimal, Field(max_digits=5)])
+    assert all(accepts(free, text) for text in ("99999", "1234.5", "0.12345", "-12", "0"))
+    assert not any(accepts(free, text) for text in ("123456", "1234.56", "0.123456", "00"))
+    large = lower_type(Annotated[Decimal, Field(max_digits=5, ge=1000)])
+    assert [text for text in ("999", "999.99", "1000", "99999") if accepts(large, text)] == ["1000", "99999"]
+    assert large.parse("99999") == Decimal(99999)
+    steps = lower_type(Annotated[Decimal, Field(max_digits=4, multiple_of=Decimal("0.5"), ge=0)])
+    assert accepts(steps, "9999") and accepts(steps, "0.5") and not accepts(steps, "0.3")
+
+
+@pytest.mark.parametrize(("step", "text"), [(1e-9, "-0.123456789"), (0.25, "-0.123456"), (7, "-0.123456")])
+def test_the_budget_of_a_number_counts_its_places(step, text):
+    schema = {"type": "number", "minimum": -1, "maximum": 1, "multipleOf": step}
+    assert NumberConstraint("n", float, json.dumps(schema), "number").max_tokens == len(f" {text}\n")
 
 
 # --- text ---
@@ -335,12 +370,27 @@ def test_an_optional_closed_set_is_closed():
     assert lower_type(Literal["a", "b"] | None).describe() == "one of: a, b, none"
 
 
-@pytest.mark.parametrize("kind", [str | None, Literal["none", "some"] | None])
-def test_optional_is_json_where_the_value_could_be_the_word_none(kind):
-    constraint = lower_type(kind)
+def test_optional_is_json_where_the_value_could_be_the_word_none():
+    constraint = lower_type(str | None)
     assert isinstance(constraint, JsonConstraint)
     assert constraint.parse(constraint.render("none")) == "none"
     assert constraint.parse(constraint.render(None)) is None
+
+
+class Lid(enum.Enum):
+    NONE = "none"
+    TIN = "tin"
+
+
+@pytest.mark.parametrize(("kind", "member"), [(Literal["none", "tin"] | None, "none"), (Lid | None, Lid.NONE)])
+def test_a_label_none_is_told_from_none(kind, member):
+    constraint = lower_type(kind)
+    assert isinstance(constraint, Choice)
+    assert constraint.options == ('"none"', '"tin"', "none")
+    assert constraint.option_values[0] == member and constraint.option_values[-1] is None
+    assert constraint.parse(constraint.render(member)) == member
+    assert constraint.parse(constraint.render(None)) is None
+    assert all(accepts(constraint, text) for text in constraint.options)
 
 
 # --- dates and the like ---
@@ -442,6 +492,8 @@ KINDS: list[Any] = [
     Annotated[float, Field(multiple_of=0.25, ge=0, le=10)],
     Decimal,
     Annotated[Decimal, Field(ge=0, max_digits=20, decimal_places=2)],
+    Annotated[Decimal, Field(max_digits=5)],
+    Annotated[Decimal, Field(gt=-1000, lt=40000, max_digits=5)],
     str,
     Annotated[str, Field(min_length=3, max_length=6)],
     Annotated[str, Field(pattern=r"^[a-c]+ ?[0-9]{2,4}$", max_length=5)],

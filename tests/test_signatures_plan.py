@@ -1,6 +1,7 @@
 """Plans: lowering, printing, filling, and that values cannot forge structure."""
 
 import datetime
+import enum
 import re
 from dataclasses import dataclass
 from typing import Literal, Optional
@@ -145,6 +146,17 @@ class Person(BaseModel):
     name: str
 
 
+class Bag(BaseModel):
+    tags: set[str]
+
+
+Priority = enum.Enum("Priority", {"HIGH": "high"}, type=str)
+
+
+LETTERS = frozenset("hgfedcba")
+IN_ORDER = '["a", "b", "c", "d", "e", "f", "g", "h"]'
+
+
 @pytest.mark.parametrize(
     ("value", "written"),
     [
@@ -157,6 +169,11 @@ class Person(BaseModel):
         (Size(3), '{"width": 3}'),
         (datetime.date(2024, 2, 29), "2024-02-29"),
         ((1, 2), "[1, 2]"),
+        (Priority.HIGH, "high"),
+        ([Priority.HIGH], '["high"]'),
+        (LETTERS, IN_ORDER),
+        ({"a": [set(LETTERS)]}, f'{{"a": [{IN_ORDER}]}}'),
+        (Bag(tags=LETTERS), f'{{"tags": {IN_ORDER}}}'),
     ],
 )
 def test_inputs_as_text(value, written):

@@ -5,11 +5,12 @@ import copy
 import enum
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import dspy
 import pytest
 from dspy.utils.callback import BaseCallback
+from pydantic import AfterValidator
 from still.errors import ConstraintError, SignatureError
 from still.signatures.adapter import PlanAdapter, sampling_of
 from still.signatures.executor import Completion, Executor, Sampling, Usage
@@ -468,3 +469,22 @@ def test_an_output_cannot_have_the_name_of_a_method():
 
             message: str = Input()
             items: list[int] = Output()
+
+
+@pytest.mark.parametrize("name", ["completions", "instance"])
+def test_an_input_cannot_have_a_name_that_calls_need(name):
+    with pytest.raises(SignatureError, match=rf"input '{name}' of .* rename it"):
+        Signature({name: (str, Input()), "answer": (str, Output())}, "Ask.")
+
+
+def test_an_output_cannot_have_the_name_of_all_samples():
+    with pytest.raises(SignatureError, match=r"output 'completions' of .* is the name of an attribute .* rename it"):
+        Signature({"question": (str, Input()), "completions": (list[str], Output())}, "Ask.")
+
+
+def test_a_demonstration_keeps_the_label_that_a_validator_changes():
+    class Graded(Signature):
+        text: str = Input()
+        grade: Annotated[Literal["A", "B"], AfterValidator(lambda value: value.lower())] = Output()
+
+    assert lower(Graded, [{"text": "x", "grade": "A"}]).turns[2].text == "grade: A"

@@ -97,6 +97,33 @@ def test_other_bounds_hold_too():
     assert accepts(number, '["12", "7"]') and not accepts(number, '["cups"]') and not accepts(number, '["71"]')
 
 
+def test_keys_may_be_quotes():
+    kind = dict[Words, Words]
+    constraint = lower_type(kind, field="found").bound({"message": LETTER})
+    assert lower_type(kind).quoted == {"message"}
+    assert lower_type(kind).describe() == "JSON {words copied from message: words copied from message, ...}"
+    for quote in sorted(quotes(LETTER))[::40]:
+        assert accepts(constraint, constraint.render({quote: quote})), quote
+        assert constraint.parse(constraint.render({quote: quote})) == {quote: quote}
+    for text in ('{"parrot": "parcel"}', '{"parce": "parcel"}', '{"parcel": "parrot"}'):
+        assert not accepts(constraint, text), text
+        with pytest.raises(ConstraintError, match=r"'found'.*no quote from message"):
+            constraint.parse(text)
+
+
+def test_bounds_of_a_key_are_checked_afterwards():
+    key = Annotated[str, Field(max_length=6), still.Quoted("message")]
+    short = lower_type(dict[key, int]).bound({"message": "one two three"})
+    assert short.parse('{"three": 1}') == {"three": 1}
+    with pytest.raises(ConstraintError, match="at most 6"):
+        short.parse('{"one two": 1}')
+
+
+def test_keys_of_which_some_are_quotes_are_refused():
+    with pytest.raises(SignatureError, match=r"field 'found'.*keys are Quoted or something else"):
+        lower_type(dict[Words | int, str], field="found")
+
+
 def test_none_and_other_inputs():
     maybe = lower_type(Words | None)
     assert maybe.quoted == {"message"}

@@ -2,10 +2,12 @@
 
 import enum
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 import pytest
 import still
+from pydantic import AfterValidator
+from still.backends.meter import metered
 from still.errors import SignatureError
 from still.signatures.fieldset import scorings
 from still.signatures.layout import lower
@@ -95,6 +97,20 @@ def test_abstention_is_none_below_the_threshold(tiny_lm):
     assert ask(top - 1e-6).size == max(sure.probabilities["size"], key=sure.probabilities["size"].get)
 
 
+def test_abstention_beside_a_label_none_is_none(tiny_lm):
+    class Lid(still.Signature):
+        """Which lid?"""
+
+        message: str = still.Input()
+        lid: Literal["none", "tin"] | None = still.Output(decide="score", abstain_below=0.99)
+
+    unsure = Lid.with_updated_fields("lid", calibration={"temperature": 1e6})
+    with still.context(lm=tiny_lm):
+        answer = still.Predict(unsure)(message="A jar")
+    assert answer.lid is None
+    assert set(answer.probabilities["lid"]) == {"none", "tin", None}
+
+
 def test_samples_are_drawn_by_probability(tiny_lm):
     signature = with_calibration(temperature=50.0)
     with still.context(lm=tiny_lm):
@@ -110,6 +126,7 @@ def test_samples_are_drawn_by_probability(tiny_lm):
         (lambda: {"x": (bool, still.Output(decide="guess"))}, "use 'decode' or 'score'"),
         (lambda: {"x": (bool, still.Output(abstain_below=0.5))}, "add decide='score'"),
         (lambda: {"x": (bool, still.Output(decide="score", abstain_below=0.5))}, "declare it Optional"),
+        (lambda: {"x": (Literal["none", "a"], still.Output(decide="score", abstain_below=0.5))}, "declare it Optional"),
         (lambda: {"x": (bool | None, still.Output(decide="score", abstain_below=1.5))}, "between 0 and 1"),
     ],
 )
@@ -155,10 +172,6 @@ def test_a_value_that_was_cut_off_is_flagged(tiny_lm):
 
 
 def test_a_refused_answer_is_shown_to_the_model_with_the_reason(tiny_lm, monkeypatch):
-    from typing import Annotated
-
-    from pydantic import AfterValidator
-
     refused = []
 
     def even(value: int) -> int:
@@ -185,3 +198,52 @@ def test_a_refused_answer_is_shown_to_the_model_with_the_reason(tiny_lm, monkeyp
     # What was asked before is the beginning of what is asked now, so that it is computed once.
     shared = len(seen[0].prompt) - len(tiny_lm.local.prompter.encode("number:")) - 3
     assert seen[1].prompt[:shared] == seen[0].prompt[:shared]
+
+
+def test_after_a_refusal_the_likeliest_option_is_still_the_value(tiny_lm):
+    """Refused answers are asked for again warmer; options that are as good as equally likely would be drawn at random."""
+    tries = []
+
+    def second(value: int) -> int:
+        tries.append(value)
+        if len(tries) % 2:
+            raise ValueError("not this one")
+        return value
+
+    class Number(still.Signature):
+        """Say a number."""
+
+        message: str = still.Input()
+        number: Annotated[int, AfterValidator(second)] = still.Output(ge=0, le=99)
+        team: Literal["orders", "order desk", "shipping"] = still.Output(decide="score")
+
+    flat = Number.with_updated_fields("team", calibration={"temperature": 1e6})
+    with still.context(lm=tiny_lm):
+        answers = [still.Predict(flat)(message="x", config={"seed": seed}) for seed in range(10)]
+    for answer in answers:
+        likely = answer.probabilities["team"]
+        assert answer.completion.usage.calls == 2
+        assert answer.team == max(likely, key=likely.get)
+
+
+def test_what_a_completion_cost_counts_the_refused_answers(tiny_lm):
+    tries = []
+
+    def third(value: int) -> int:
+        tries.append(value)
+        if len(tries) < 3:
+            raise ValueError("not this one")
+        return value
+
+    class Number(still.Signature):
+        """Say a number."""
+
+        message: str = still.Input()
+        number: Annotated[int, AfterValidator(third)] = still.Output(ge=0, le=99)
+
+    with still.context(lm=tiny_lm), metered() as meter:
+        usage = still.Predict(Number)(message="x").completion.usage
+    assert (usage.calls, meter.calls) == (3, 3)
+    assert usage.prompt_tokens == meter.prompt_tokens
+    assert usage.cached_tokens == meter.cached_tokens
+    assert usage.decoded_tokens == meter.decoded_tokens

@@ -2,13 +2,15 @@
 
 import asyncio
 import itertools
+import threading
 from typing import Literal
 
 import dspy
 import pytest
 import still
+from scripted import ScriptedLM
 from still.errors import SignatureError, StillError
-from still.signatures.executor import Piece
+from still.signatures.executor import Completion, Piece
 
 
 class Reply(still.Signature):
@@ -115,3 +117,93 @@ def test_the_chat_protocol_streams(tiny_lm):
     assert isinstance(events[0], lm15.StreamStartEvent)
     assert isinstance(events[-1], lm15.StreamEndEvent)
     assert events[-1].usage.output_tokens == 12
+
+
+class Dictating(ScriptedLM):
+    """Streams the word abc; knows how many streams are under way, and how it was asked."""
+
+    def __init__(self):
+        super().__init__(lambda plan, inputs: {"word": "abc"}, "dictating")
+        self.under_way, self.asked = 0, []
+
+    def stream_plan(self, plan, inputs, sampling=None):
+        self.under_way += 1
+        self.asked.append(sampling)
+        try:
+            for letter in "abc":
+                yield Piece("word", letter)
+            yield Completion({"word": "abc"}, {"word": " abc"})
+        finally:
+            self.under_way -= 1
+
+    async def astream_plan(self, plan, inputs, sampling=None):
+        stream = self.stream_plan(plan, inputs, sampling)
+        try:
+            for item in stream:
+                yield item
+        finally:
+            stream.close()
+
+
+def test_leaving_the_loop_early_ends_the_call():
+    lm = Dictating()
+    with still.context(lm=lm):
+        stream = still.Predict(Picky).stream(message="Hello")
+        for piece in stream:
+            assert (piece.text, lm.under_way) == ("a", 1)
+            break
+        assert lm.under_way == 0, "though the stream is still there"
+        with pytest.raises(StillError, match="not finished"):
+            _ = stream.prediction
+
+
+def test_leaving_the_loop_early_ends_an_async_call():
+    lm = Dictating()
+
+    async def leave():
+        with still.context(lm=lm):
+            stream = still.Predict(Picky).astream(message="Hello")
+            async for piece in stream:
+                assert (piece.text, lm.under_way) == ("a", 1)
+                break
+            while lm.under_way:  # the loop closes what was left behind
+                await asyncio.sleep(0)
+            return stream
+
+    with pytest.raises(StillError, match="not finished"):
+        _ = asyncio.run(asyncio.wait_for(leave(), 10)).prediction
+
+
+def test_a_program_that_votes_streams_one_answer():
+    lm, predict = Dictating(), still.Predict(Picky)
+    predict.samples = 3
+    with still.context(lm=lm):
+        stream = predict.stream(message="Hello")
+        assert "".join(piece.text for piece in stream) == stream.prediction.word == "abc"
+        assert lm.asked[0].temperature == 0, "nobody votes"
+        with pytest.raises(SignatureError, match="leave n out"):
+            predict.stream(message="Hello", config={"n": 3})
+
+
+class Elsewhere(list):
+    """Demonstrations that know in which threads they were chosen."""
+
+    def __init__(self):
+        super().__init__()
+        self.threads = []
+
+    def select(self, inputs):
+        self.threads.append(threading.get_ident())
+        return []
+
+
+def test_demonstrations_of_an_async_stream_are_chosen_off_the_event_loop():
+    predict = still.Predict(Picky)
+    predict.demos = Elsewhere()
+
+    async def read():
+        with still.context(lm=Dictating()):
+            return "".join([piece.text async for piece in predict.astream(message="Hello")])
+
+    assert asyncio.run(read()) == "abc"
+    assert predict.demos.threads and threading.get_ident() not in predict.demos.threads

@@ -7,15 +7,18 @@ from typing import Literal
 import pytest
 import still
 from dspy.utils import DummyLM
-from still.errors import ModelError
+from still.errors import ModelError, TrainingError
 from still.optimizers import distil
 from still.optimizers.bare import bare_candidate
+from still.optimizers.budget import OutOfBudget
 from still.optimizers.candidate import Candidate
 from still.optimizers.distil import Distil
 from still.optimizers.prefer import Prefer
 from still.optimizers.weights.lora import Lora
 from still.optimizers.weights.sft import SftSettings, train_sft
+from still.signatures.fieldset import scorings
 from still.signatures.knob import named_knobs
+from still.signatures.scoring import Scoring
 from weights_toys import write_base
 
 
@@ -42,10 +45,12 @@ def lm(tmp_path_factory):
 FAST = Distil(Lora(r=8, alpha=16), SftSettings(epochs=12, batch=8, learning_rate=1e-2, patience=12), precision="fp32")
 
 
-def compiled(lm, folder, step=FAST, train=None):
-    given, dev = data(0)
-    where = folder / "ledger.duckdb"
-    return still.compile(still.Predict(Size), train or given, dev, passes=[step], lm=lm, ledger=where, progress=False)
+def compiled(lm, folder, step=FAST, train=None, dev=None, program=None, **more):
+    splits = data(0)
+    return still.compile(
+        program or still.Predict(Size), train or splits[0], dev or splits[1], passes=[step], lm=lm,
+        ledger=folder / "ledger.duckdb", progress=False, **more,
+    )  # fmt: skip
 
 
 def test_distilled_programs_are_better_shorter_and_saved(lm, tmp_path, monkeypatch):
@@ -116,7 +121,7 @@ def test_a_model_that_cannot_be_trained_leaves_the_program_as_it_was(lm, tmp_pat
 
 def test_a_budget_that_ends_a_training_leaves_its_best_epoch(lm, tmp_path, monkeypatch):
     """The clock is turned past the limit in the fifth epoch; with more of it the same compile trains to the end."""
-    from still.optimizers.budget import OutOfBudget, Spending
+    from still.optimizers.budget import Spending
 
     late = []
     slow = Distil(Lora(r=8, alpha=16), SftSettings(epochs=12, batch=8, learning_rate=8e-3), precision="fp32")
@@ -296,3 +301,121 @@ def test_preferences_are_not_sampled_where_other_steps_feed_the_predictor(lm, tm
         LooksUp(), train, dev, passes=[FAST, Prefer()], lm=lm, ledger=tmp_path / "ledger.duckdb", progress=False
     )
     assert any("prefer:" in note and "'note'" in note for note in result.report.notes), result.report.notes
+
+
+class Noting(LooksUp):
+    """What its predictor is given has the name of a column, and is not what the column holds."""
+
+    def __init__(self):
+        super().__init__()
+        self.answer = still.Predict(Size)
+
+    def forward(self, digits):
+        return self.answer(digits=f"{digits}!")
+
+
+def test_what_a_module_gives_its_predictor_is_what_is_trained_on(lm, tmp_path, monkeypatch):
+    seen = []
+
+    def refuse(student, rows, *given, **more):
+        seen.extend(rows)
+        raise TrainingError("enough seen")
+
+    monkeypatch.setattr(distil.Student, "open", lambda *given, **more: None)
+    monkeypatch.setattr(distil, "train_sft", refuse)
+    result = compiled(lm, tmp_path, program=Noting())
+    assert any("enough seen" in note for note in result.report.notes)
+    prompts = [bytes(token for token in row.tokens[: row.loss.index(True)] if token < 256) for row in seen]
+    assert sorted(prompt.split(b"digits: ")[1][:4].decode() for prompt in prompts) == sorted(
+        f"{example['digits']}!" for example in data(0)[0]
+    )
+
+
+BRIEF = Distil(Lora(r=4), SftSettings(epochs=1), precision="fp32")
+SOME = Distil(Lora(r=8, alpha=16), SftSettings(epochs=5, batch=8, learning_rate=6e-3, patience=5), precision="fp32")
+
+
+def test_another_metric_or_dev_is_another_training(lm, tmp_path, monkeypatch):
+    begun, dev = [], data(0)[1]
+
+    def trained(*given, **more):
+        begun.append(more["folder"])
+        return train_sft(*given, **more)
+
+    monkeypatch.setattr(distil, "train_sft", trained)
+
+    def trainings(**more):
+        compiled(lm, tmp_path, BRIEF, **more)
+        return len(begun)
+
+    assert [trainings(), trainings()] == [1, 1]
+    assert trainings(metric="normalized") == 2
+    assert trainings(dev=dev[:20]) == 3
+    assert len(set(begun)) == 3
+
+
+def test_a_training_that_is_taken_up_again_keeps_its_finished_epochs(lm, tmp_path, monkeypatch):
+    """It is killed in its third epoch of nine steps, and then the budget ends there."""
+
+    def ended_by(error):
+        def trained(*given, progress, **more):
+            def shown(step):
+                if step.step > 2 * 9:
+                    raise error
+                progress(step)
+
+            return train_sft(*given, progress=shown, **more)
+
+        return trained
+
+    monkeypatch.setattr(distil, "train_sft", ended_by(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        compiled(lm, tmp_path, SOME)
+    monkeypatch.setattr(distil, "train_sft", ended_by(OutOfBudget("spent")))
+    result = compiled(lm, tmp_path, SOME)
+    assert any("the budget ended it after 2 epochs" in note for note in result.report.notes), result.report.notes
+    assert len([row for row in result.report.rows if row.name.startswith("distilled")]) == 2
+
+
+def test_a_budget_ends_a_training_that_was_finished_before_where_it_ends_a_new_one(lm, tmp_path):
+    """Enough for the baseline's 30 runs, two epochs, and a part of the third, which is measured whole."""
+    budget = still.Budget(calls=30 + 2 * 30 + 10)
+    compiled(lm, tmp_path / "again", SOME)
+    again, new = (compiled(lm, tmp_path / name, SOME, budget=budget) for name in ("again", "new"))
+    assert any("the budget ended it after 3 epochs" in note for note in new.report.notes), new.report.notes
+    assert again.digest == new.digest
+    assert [step.calls for step in again.report.evidence.steps] == [step.calls for step in new.report.evidence.steps]
+    assert [(row.name, row.score) for row in again.report.rows] == [(row.name, row.score) for row in new.report.rows]
+
+
+UNKNOWN = "digits -> word: Literal['a', 'b']"
+"""What no column of the data holds."""
+
+
+@pytest.mark.parametrize("adapters", ["shared", "each"])
+def test_without_rows_no_student_is_opened(lm, tmp_path, monkeypatch, adapters):
+    monkeypatch.setattr(distil.Student, "open", None)
+    step = Distil(precision="fp32", adapters=adapters)
+    result = compiled(lm, tmp_path, step, program=still.Predict(UNKNOWN), metric=lambda example, answer: 0.0)
+    assert any("no run was right and no label is known; baseline stays" in note for note in result.report.notes)
+
+
+@pytest.mark.parametrize("adapters", ["shared", "each"])
+def test_a_budget_that_ends_the_runs_is_no_lack_of_labels(lm, tmp_path, adapters):
+    """Enough for the baseline and the first of two batches of runs."""
+    result = compiled(
+        lm, tmp_path, Distil(precision="fp32", adapters=adapters), program=still.Predict(UNKNOWN),
+        metric=lambda example, answer: 1.0, budget=still.Budget(calls=40),
+    )  # fmt: skip
+    assert "distil: broken off" in result.report.notes, result.report.notes
+
+
+def test_a_calibration_that_the_program_came_with_is_dropped():
+    calibration = {"bias": {"small": 5.0}, "temperature": 2.0}
+    program = still.Predict(Size.with_updated_fields("kind", decide="score", calibration=calibration))
+    assert scorings(program.signature)["kind"].temperature == 2.0
+    bare = bare_candidate(program, Candidate("before", "test"))
+    assert scorings(bare.apply(program).signature) == {"kind": Scoring()}
+    assert bare_candidate(still.Predict(Size), Candidate("before", "test")).states["self"].fields == {
+        "kind": {"describe": False}
+    }

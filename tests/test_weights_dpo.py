@@ -12,9 +12,12 @@ from hypothesis import strategies as st
 from still.backends.engine import Choose, Engine, Request
 from still.backends.models import load_model
 from still.errors import TrainingError
+from still.optimizers.weights import dpo, layout
 from still.optimizers.weights.dpo import DpoSettings, measure_pairs, train_dpo
+from still.optimizers.weights.lora import Lora
 from still.optimizers.weights.pairs import Pair, Scored, choice_pairs, given_pairs, prompt_of, ranked_pairs
 from still.optimizers.weights.preference import LOSSES, LossShape, PairScores, preference_loss
+from still.optimizers.weights.student import Student
 from weights_toys import open_student, row, write_base
 
 CHOSEN, REJECTED = [-2.0, -9.0, -4.0], [-3.0, -5.0, -12.5]
@@ -290,3 +293,64 @@ def test_running_out_of_memory_says_what_to_do(base):
 
     with pytest.raises(TrainingError, match=r"out of memory .*batch=4"):
         train_dpo(Full(), toy_pairs(4, 5))
+
+
+@pytest.fixture(params=[1, 2], ids=["whole", "lanes"])
+def threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+class Unmoved:
+    """Takes no step: gradients stay where they are."""
+
+    def add(self, loss):
+        loss.backward()
+        return float(loss.detach())
+
+    def take(self):
+        pass
+
+
+@pytest.mark.parametrize("loss", ["sigmoid", {"aot": 1.0, "sft": 0.5}], ids=["by pair", "by batch"])
+def test_a_batch_in_parts_has_the_gradient_of_the_whole(base, monkeypatch, threads, loss):
+    """Where a batch is too large for one graph, no part's is larger than it may be, and each is built once."""
+    student, pairs, plain = open_student(base), toy_pairs(12, 6), Student._logprobs
+    known = dpo._with_reference(student, pairs)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter.normal_(0, 0.1)
+    seen, told, gradients = [], [], []
+
+    def watched(self, rows):
+        nodes = {each.tokens[:i] for each in rows for i in range(1, len(each.tokens))}
+        seen.append((torch.is_grad_enabled(), len(nodes)))
+        return plain(self, rows)
+
+    monkeypatch.setattr(Student, "_logprobs", watched)
+    for most in (10**6, 20):
+        monkeypatch.setattr(layout, "PASS_NODES", most)
+        seen.clear()
+        told.append(dpo._step(student, Unmoved(), known, DpoSettings(loss=loss, batch=12)))
+        gradients.append(torch.cat([parameter.grad.flatten() for parameter in student.parameters()]))
+        student.network.zero_grad()
+        if most > 20:
+            assert len(seen) == threads and all(graph for graph, _ in seen), "one graph, where it fits"
+    assert len(seen) >= 6 and all(nodes <= 20 for _, nodes in seen)
+    assert sum(graph for graph, _ in seen) * 2 == len(seen)
+    assert told[0] == pytest.approx(told[1], rel=1e-4, abs=1e-5)
+    assert gradients[0].norm() > 0
+    assert (gradients[0] - gradients[1]).norm() < 1e-3 * gradients[0].norm()
+
+
+def test_same_seed_same_dropout(base):
+    """Whatever else has drawn random numbers in the process."""
+    pairs, runs = toy_pairs(12, 4), []
+    for other, seed in ((1, 1), (2, 1), (2, 2)):
+        torch.manual_seed(other)
+        student = Student.open(str(base), Lora(r=8, alpha=16, dropout=0.3), seed, precision="fp32")
+        runs.append(train_dpo(student, pairs, DpoSettings(learning_rate=5e-3, batch=4)).losses)
+    assert runs[0] == runs[1] != runs[2]

@@ -11,6 +11,7 @@ from still.backends.engine import END as ENDED
 from still.backends.engine import Choose, Decode, Engine, Forced, Request
 from still.backends.models import load_model
 from still.errors import MetricError, TrainingError
+from still.optimizers.weights import grpo, layout
 from still.optimizers.weights.grpo import GrpoSettings, advantages, token_terms, train_grpo
 from still.optimizers.weights.policy import parameters_at, snapshot
 from still.optimizers.weights.reward import EngineRollouts, Sample, Task
@@ -208,3 +209,37 @@ def test_samples_must_fit_their_rows(base):
     samples = [Sample(row("q", "ab"), (-1.0,), 0.0), Sample(row("q", "cd"), (-1.0, -1.0), 1.0)]
     with pytest.raises(TrainingError, match="1 numbers for the 2 loss tokens"):
         train_grpo(open_student(base), ["q"], Fixed([samples]), GrpoSettings(steps=1))
+
+
+class Unmoved:
+    """Takes no step: gradients stay where they are."""
+
+    def add(self, loss):
+        loss.backward()
+        return float(loss.detach())
+
+    def take(self):
+        pass
+
+
+def test_a_step_in_parts_is_the_step(base, monkeypatch):
+    """Rows that are too long for one graph are computed a few at a time; the KL pulls to where it started."""
+    student = open_student(base)
+    start = snapshot(student)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter.normal_(0, 0.05)
+    rows = [row("the prompt=", answer) for answer in ("ab", "cdef", "abc", "fe")]
+    exact = student.reference(rows)
+    samples = [Sample(each, tuple((of - 0.1).tolist()), i / 3) for i, (each, of) in enumerate(zip(rows, exact, strict=True))]
+    told, gradients = [], []
+    for most, parts in ((10**6, 1), (16, 2)):
+        monkeypatch.setattr(layout, "PASS_NODES", most)
+        assert len(layout.parts_of(rows)) == parts
+        told.append(grpo._learn(student, Unmoved(), start, [samples], GrpoSettings(beta=0.1)))
+        gradients.append(torch.cat([parameter.grad.flatten() for parameter in student.parameters()]))
+        student.network.zero_grad()
+    assert told[0] == pytest.approx(told[1], rel=1e-4, abs=1e-5)
+    assert gradients[0].norm() > 0
+    assert (gradients[0] - gradients[1]).norm() < 1e-3 * gradients[0].norm()

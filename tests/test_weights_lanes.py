@@ -7,6 +7,7 @@ import transformers
 from still.optimizers.weights.lanes import in_lanes
 from still.optimizers.weights.lora import Lora
 from still.optimizers.weights.row import Row
+from still.optimizers.weights.student import Student
 from weights_toys import open_student, write_base
 
 BATCH = [
@@ -89,3 +90,34 @@ def test_an_error_in_a_lane_is_the_callers(two_threads):
 
     with pytest.raises(ValueError, match="3 items"):
         in_lanes(fail, [1, 2, 3, 4, 5], [torch.zeros(1, requires_grad=True)])
+
+
+@pytest.mark.parametrize("graph", [True, False])
+def test_lanes_build_a_graph_only_where_the_caller_has_gradients_on(graph, two_threads):
+    """In whose threads the caller's setting does not hold by itself."""
+    weight, seen = torch.randn(3, requires_grad=True), []
+
+    def forward(part):
+        found = torch.stack([each @ weight for each in part])
+        seen.append(found.requires_grad)
+        return found
+
+    with torch.set_grad_enabled(graph):
+        joined = in_lanes(forward, [torch.randn(3) for _ in range(4)], [weight])
+    assert seen == [graph, graph] and joined.requires_grad == graph
+
+
+def test_a_reference_builds_no_graph(base, two_threads, monkeypatch):
+    seen, plain = [], Student._logprobs
+
+    def watched(self, rows):
+        found = plain(self, rows)
+        seen.append(found.requires_grad)
+        return found
+
+    monkeypatch.setattr(Student, "_logprobs", watched)
+    student = open_student(base)
+    reference = student.reference(BATCH)
+    assert seen == [False, False]
+    for one, other in zip(reference, student.token_logprobs(BATCH), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)

@@ -1,14 +1,24 @@
 """Supervised fine-tuning on toys: formulas, what it learns, what it survives."""
 
+import errno
+import itertools
+import json
+import resource
+from contextlib import contextmanager
+from types import SimpleNamespace
+
 import pytest
 import torch
 import transformers
-from safetensors.torch import load_file
+from peft import LoraConfig, PeftConfig
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from still.backends.export import staging
 from still.errors import TrainingError
 from still.optimizers.weights import sft
-from still.optimizers.weights.lora import Lora
+from still.optimizers.weights.lora import TARGETS, Lora
 from still.optimizers.weights.sft import SftSettings, train_sft
-from still.optimizers.weights.student import Student
+from still.optimizers.weights.student import Student, _settle
 from weights_toys import open_student, row, write_base
 
 TOYS = [row(f"{a}{b}=", "odd" if (a + b) % 2 else "even", f"{a} {b}") for a in range(8) for b in range(8)]
@@ -179,3 +189,151 @@ def test_bad_training_says_what_to_do(base, tmp_path):
         Lora(targets=("embed",))
     with pytest.raises(TrainingError, match="precision='int3'"):
         Student.open(str(base), precision="int3")
+
+
+def test_a_killed_training_with_dropout_ends_where_an_unbroken_one_does(base, tmp_path, monkeypatch):
+    """What dropout draws follows from seed and step, not from what else the process has drawn."""
+    settings = SftSettings(epochs=2, batch=16, learning_rate=5e-3)
+
+    def student():
+        return Student.open(str(base), Lora(r=8, alpha=16, dropout=0.3), precision="fp32")
+
+    def killed(step):
+        if step.step == 4:
+            raise KeyboardInterrupt
+
+    whole = train_sft(student(), TOYS, settings, folder=tmp_path / "whole")
+    monkeypatch.setattr(sft, "SAVE_SECONDS", 0.0)
+    torch.manual_seed(7)
+    with pytest.raises(KeyboardInterrupt):
+        train_sft(student(), TOYS, settings, folder=tmp_path / "broken", progress=killed)
+    steps = []
+    again = train_sft(student(), TOYS, settings, folder=tmp_path / "broken", progress=steps.append)
+    assert [step.step for step in steps] == [4, 5, 6, 7, 8], "it went on"
+    assert again.losses == whole.losses
+    assert same(weights(tmp_path / "broken" / "best"), weights(tmp_path / "whole" / "best"))
+
+
+def test_a_saved_adapter_is_the_same_bytes_in_every_process(base, tmp_path):
+    """Its digest is part of a program's: in it is neither the order of PEFT's sets nor the folder the base was read from."""
+    made = [open_student(base).save(tmp_path / name) for name in "ab"]
+    files = [{file.name: file.read_bytes() for file in folder.iterdir()} for folder in made]
+    assert files[0] == files[1] and sorted(files[0]) == ["adapter_config.json", "adapter_model.safetensors"]
+    config = json.loads(files[0]["adapter_config.json"])
+    assert config["target_modules"] == sorted(TARGETS)
+    assert config["base_model_name_or_path"] is None
+    assert list(config) == sorted(config)
+    assert PeftConfig.from_pretrained(made[0]).target_modules == set(TARGETS)
+    assert Lora.read(made[0]) == Lora(r=8, alpha=16)
+
+
+@pytest.mark.parametrize("name", ["exclude_modules", "target_modules"])
+def test_sets_in_a_configuration_are_in_order(tmp_path, name):
+    """In whatever order their hashes, which differ from process to process, have brought them."""
+    config = LoraConfig(**{"target_modules": ["q_proj"], name: ["v_proj", "a_proj", "k_proj"]})
+    config.save_pretrained(tmp_path)
+    file = tmp_path / "adapter_config.json"
+    written = []
+    for order in itertools.permutations(["v_proj", "a_proj", "k_proj"]):
+        file.write_text(json.dumps({**json.loads(file.read_text()), name: order}))
+        _settle(file, config)
+        written.append(file.read_text())
+    assert len(set(written)) == 1
+    assert json.loads(written[0])[name] == ["a_proj", "k_proj", "v_proj"]
+
+
+@contextmanager
+def files_of_at_most(size):
+    """A real failure of the operating system's, met inside the libraries that write."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize(("most", "what"), [(20_000, "adapter"), (80_000, "checkpoint")])
+def test_a_checkpoint_that_cannot_be_written_says_so_and_leaves_nothing(base, tmp_path, most, what):
+    """The adapter takes 50 kB, its optimizer's state twice that."""
+    student = open_student(base)
+    said = rf"^{what} {tmp_path}.*: cannot be written \(.*free some space"
+    with pytest.raises(TrainingError, match=said), files_of_at_most(most):
+        train_sft(student, TOYS, SftSettings(epochs=1), folder=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("fail", [
+    OSError(errno.ENOSPC, "No space left on device"),
+    SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+], ids=["OSError", "SafetensorError"])  # fmt: skip
+def test_a_full_disk_is_a_training_error(base, tmp_path, monkeypatch, fail):
+    """Which is what a compile goes on after, with what it had."""
+
+    def full(*given, **more):
+        raise fail
+
+    monkeypatch.setattr("peft.peft_model.safe_save_file", full)
+    with pytest.raises(TrainingError, match=r"adapter .*No space left on device.*: free some space"):
+        open_student(base).save(tmp_path / "adapter")
+
+
+def test_no_room_for_the_base_is_a_training_error(base, monkeypatch):
+    monkeypatch.setattr(staging.shutil, "disk_usage", lambda _: SimpleNamespace(free=10_000_000))
+    with pytest.raises(TrainingError, match=r"MB are to be written, and its disk has 10 MB left.*TMPDIR"):
+        open_student(base)
+
+
+def test_a_damaged_adapter_is_named(base, tmp_path):
+    student = open_student(base)
+    file = student.save(tmp_path / "adapter") / "adapter_model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(TrainingError, match=rf"^{file}: cannot be read .*train anew"):
+        student.load(tmp_path / "adapter")
+    file.unlink()
+    with pytest.raises(TrainingError, match=rf"^{file}: cannot be read .*train anew"):
+        student.load(tmp_path / "adapter")
+
+
+@pytest.mark.parametrize("name", ["optimizer.safetensors", "adapter_model.safetensors", "progress.json"])
+def test_a_damaged_checkpoint_is_not_gone_on_from(base, tmp_path, monkeypatch, name):
+    monkeypatch.setattr(sft, "SAVE_SECONDS", 0.0)
+    settings = SftSettings(epochs=1)
+
+    def killed(step):
+        if step.step == 3:
+            raise KeyboardInterrupt
+
+    whole = train_sft(open_student(base), TOYS, settings, folder=tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train_sft(open_student(base), TOYS, settings, folder=tmp_path, progress=killed)
+    damaged = tmp_path / "checkpoint" / name
+    damaged.write_bytes(damaged.read_bytes()[:-100])
+    begun = []
+    record = train_sft(open_student(base), TOYS, settings, folder=tmp_path, progress=begun.append)
+    assert [step.step for step in begun] == list(range(1, 9)), "all of its steps, from the first"
+    assert record.losses == whole.losses
+
+
+@pytest.mark.parametrize("other", ["alpha", "rslora", "model"])
+def test_another_adapter_or_model_does_not_go_on_from_a_checkpoint(base, tmp_path, monkeypatch, other):
+    """All of the same shapes."""
+    monkeypatch.setattr(sft, "SAVE_SECONDS", 0.0)
+
+    def killed(step):
+        if step.step == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_sft(open_student(base), TOYS, SftSettings(epochs=1), folder=tmp_path / "training", progress=killed)
+    lora = {"alpha": Lora(r=8, alpha=32), "rslora": Lora(r=8, alpha=16, rslora=True), "model": Lora(r=8, alpha=16)}[other]
+    model = base
+    if other == "model":
+        model = write_base(tmp_path / "base")
+        file = model / "model.safetensors"
+        doubled = {name: 2 * tensor for name, tensor in load_file(file).items()}
+        save_file(doubled, file, metadata={"format": "pt"})
+    begun = []
+    student = Student.open(str(model), lora, precision="fp32")
+    train_sft(student, TOYS, SftSettings(epochs=1), folder=tmp_path / "training", progress=begun.append)
+    assert [step.step for step in begun] == list(range(1, 9)), "all of its steps, from the first"

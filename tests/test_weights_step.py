@@ -207,3 +207,48 @@ def test_steps_go_on_where_they_were_left(paged, monkeypatch):
         step(broken, later)
     assert torch.equal(whole.at, broken.at)
     assert not torch.equal(whole.at, torch.linspace(1.0, 2.0, 64))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(short, min_size=1, max_size=8), st.integers(1, 30))
+def test_parts_hold_every_row_once_and_no_more_than_they_may(drawn, most):
+    rows = [Row(tokens, (False,) + (True,) * (len(tokens) - 1)) for tokens in drawn]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(layout, "PASS_NODES", most)
+        parts = layout.parts_of(rows)
+    assert sorted(i for part in parts for i in part) == list(range(len(rows)))
+
+    def nodes(part):
+        return len({rows[i].tokens[:n] for i in part for n in range(1, len(rows[i].tokens))})
+
+    for part in parts:
+        assert part == sorted(part)
+        assert nodes(part) <= most or len({rows[i].tokens[:-1] for i in part}) == 1, "one row may be longer"
+    assert (len(parts) == 1) == (nodes(range(len(rows))) <= most or len({each[:-1] for each in drawn}) == 1)
+
+
+def test_dropout_is_the_same_when_a_part_is_computed_again(tmp_path, monkeypatch):
+    """Gradients of rows in parts are those of a graph for each part, from the same draws."""
+    folder = str(write_base(tmp_path / "base"))
+    monkeypatch.setattr(layout, "PASS_NODES", 20)
+    parts = layout.parts_of(ROWS)
+    assert len(parts) > 1
+
+    def gradient(compute):
+        student = Student.open(folder, Lora(r=4, dropout=0.5), precision="fp32")
+        torch.manual_seed(1)
+        with torch.no_grad():
+            for parameter in student.parameters():
+                parameter.normal_(0, 0.3)
+        compute(student).sum().backward()
+        return torch.cat([parameter.grad.flatten() for parameter in student.parameters()])
+
+    def each_its_graph(student):
+        with student._drawing():
+            return torch.cat([
+                student._logprobs(sorted((ROWS[i] for i in part), key=lambda each: each.tokens)) for part in parts
+            ])  # fmt: skip
+
+    found = gradient(lambda student: torch.cat(student.token_logprobs(ROWS)))
+    wanted = gradient(each_its_graph)
+    assert (found - wanted).norm() < 1e-4 * wanted.norm()

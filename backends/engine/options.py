@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as SequenceOf
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import torch
@@ -99,6 +99,8 @@ def choose(step: Choose, logprobs: SequenceOf[float], sampling: Sampling, positi
 
     `step.otherwise` where no option reaches the step's threshold.
     """
+    if step.drawn_at is not None:
+        sampling = replace(sampling, temperature=step.drawn_at)
     probabilities = step.probabilities(logprobs)
     if step.otherwise is not None and max(probabilities) < step.threshold:
         return step.otherwise

@@ -84,7 +84,8 @@ class Choose:
     best is taken (at a temperature above 0 one is drawn). `END` may stand for the end of the answer.
 
     bias: added to the options' log-probabilities, which are then divided by `temperature`: a calibration. threshold: where
-    no option has this probability among the options, `otherwise` is taken, the index of an option.
+    no option has this probability among the options, `otherwise` is taken, the index of an option. drawn_at: the temperature
+    at which one is drawn, 0 for the best; None: that of the request.
     """
 
     options: tuple[tuple[int, ...], ...]
@@ -92,6 +93,7 @@ class Choose:
     temperature: float = 1.0
     threshold: float = 0.0
     otherwise: int | None = None
+    drawn_at: float | None = None
 
     def __post_init__(self) -> None:
         if not self.options:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from .chunking import Chunking, cut
 from .corpus import Corpus
@@ -13,6 +14,9 @@ from .index import Entry, Index, insert, remove
 from .progress import progress_bar
 from .store import INDEX, connect, transaction
 from .tokens import TokenStarts
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
 
 BATCH_CHARACTERS = 4_000_000
 """Text of the documents that are cut in one transaction; one document that is longer is a transaction of its own."""
@@ -35,9 +39,11 @@ class ChunkSet(Index):
     def refresh(self) -> None:
         """Cut the documents that are new or have changed. Interrupted, it goes on where it was."""
         with self._lock:
-            if self._stamp != file_stamp(self.path):
-                self.update()
-                self._stamp = file_stamp(self.path)
+            stamp = file_stamp(self.path)
+            if self._stamp != stamp:
+                while self.update():  # until nothing is new: another process may add documents meanwhile
+                    stamp = file_stamp(self.path)
+                self._stamp = stamp
 
     def update(self, progress: bool = False) -> int:
         """What `refresh` does, without asking whether the file has changed; returns how many documents were cut."""
@@ -64,13 +70,18 @@ class ChunkSet(Index):
 
     def _make(self) -> None:
         with connect(self.path, read_only=True) as connection:
-            sql = "SELECT count(*) FROM duckdb_schemas() WHERE schema_name = ?"
-            if connection.execute(sql, [self.schema]).fetchall()[0][0]:
+            if self._is_made(connection):
                 return
         with connect(self.path, read_only=False) as connection, transaction(connection):
+            if self._is_made(connection):  # by another process, or another object of this one, since
+                return
             connection.execute(f"CREATE SCHEMA {self.schema}")
             connection.execute(INDEX.format(schema=self.schema))
             connection.execute(f"CREATE TABLE {self.schema}.done (key VARCHAR, digest VARCHAR)")
+
+    def _is_made(self, connection: DuckDBPyConnection) -> bool:
+        sql = "SELECT count(*) FROM duckdb_schemas() WHERE schema_name = ?"
+        return bool(connection.execute(sql, [self.schema]).fetchall()[0][0])
 
     def _batches(self, new: Sequence[tuple[str, int]]) -> Iterator[list[_Found]]:
         keys: list[str] = []

@@ -11,20 +11,15 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 from ...errors import RetrievalError
+from .boundaries import HEADING, LINE, PARAGRAPH, SENTENCE, SENTENCES, WORD
 from .tokens import TokenStarts, count_between
 
 ChunkBy = Literal["recursive", "sentence", "tokens"]
 VERSION = 1
 """Raised when the same settings cut at other places."""
-_HEADING = re.compile(r"^(?=#{1,6}[ \t])", re.MULTILINE)
-_PARAGRAPH = re.compile(r"\n[^\S\n]*\n\s*")
-_LINE = re.compile(r"\n\s*")
-_SENTENCE = re.compile(r"(?:(?<=[.!?…])|(?<=[.!?…][\"')\]”’]))\s+|(?<=[。！？])")
-_SENTENCES = re.compile(rf"{_PARAGRAPH.pattern}|{_SENTENCE.pattern}")
-_WORD = re.compile(r"\s+")
 _LEVELS = {
-    "recursive": (_HEADING, _PARAGRAPH, _LINE, _SENTENCE, _WORD),
-    "sentence": (_SENTENCES, _WORD),
+    "recursive": (HEADING, PARAGRAPH, LINE, SENTENCE, WORD),
+    "sentence": (SENTENCES, WORD),
     "tokens": (),
 }
 Span = tuple[int, int]
@@ -119,7 +114,7 @@ class _Splitter:
         if tokens < 1:
             return span
         earliest = self._back(span[0], tokens)
-        for level in (_SENTENCES, _WORD) if self._levels else ():
+        for level in (SENTENCES, WORD) if self._levels else ():
             begin = next((f.end() for f in level.finditer(self._text, earliest, span[0]) if f.end() < span[0]), None)
             if begin is not None:
                 return begin, span[1]

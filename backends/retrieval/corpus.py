@@ -62,7 +62,9 @@ class Corpus(Index):
     Each batch is one transaction: a killed process leaves the last batch that was committed. The file is open only during
     an operation. Documents that are there already with the same content cost a digest. Bars are drawn where stderr is a
     terminal.
-    Raises `RetrievalError` for a file that is no corpus, of another format or language, or in use.
+    language: of the stemmer, "english" or another of PyStemmer's.
+    Raises `RetrievalError` for a file that is no corpus, of another format or language, or in use, and for a language that
+    has no stemmer.
     """
 
     def __init__(self, path: str | PathLike[str], language: str = "english") -> None:
@@ -107,7 +109,8 @@ class Corpus(Index):
         Bytes that are no UTF-8 become U+FFFD; HTML becomes text with Markdown's marks for headings and lists. An empty file
         is a document that no search finds. Of a table, text names the column with the text (of several, those joined by
         blank lines), key the one with the key (without it, path and row number); the others become metadata.
-        prune: delete documents that came from these files, this folder, this pattern, and are not there any more.
+        prune: delete documents that came from these files, this folder, this pattern, and are not there any more; those of
+        files that this call would not read (tables without text=, names that begin with a dot) stay.
         Raises `RetrievalError` for what is not there, cannot be read, or lacks a column.
         """
         from .sources import Columns, Files
@@ -140,13 +143,14 @@ class Corpus(Index):
         change, seen = self._add(found, total, progress)
         return change._replace(deleted=self._prune(lambda name: name == source, seen)) if prune else change
 
-    def delete(self, keys: Sequence[str]) -> int:
-        """Remove documents in one transaction; returns how many there were."""
+    def delete(self, keys: str | Sequence[str]) -> int:
+        """Remove documents, or the one with this key, in one transaction; returns how many there were."""
+        named = [clean(key) for key in ([keys] if isinstance(keys, str) else keys)]
         with connect(self.path, read_only=True) as connection:
-            if not known(connection, [clean(key) for key in keys]):
+            if not known(connection, named):
                 return 0
         with connect(self.path, read_only=False) as connection, transaction(connection):
-            there = known(connection, [clean(key) for key in keys])
+            there = known(connection, named)
             remove(connection, [doc for doc, _ in there.values()])
         return len(there)
 

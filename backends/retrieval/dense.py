@@ -54,8 +54,9 @@ class Dense:
         """`search` for vectors: float32 [queries, d]. Raises `RetrievalError` for another d."""
         if k < 1:
             raise RetrievalError(f"k={k}: give at least 1")
-        chosen = None if where == "true" else self.vectors.rows_where(where, parameters)
-        keys, index = self._index(chosen)
+        matrix = self.vectors.matrix()  # once: the rows of a later one are numbered otherwise
+        chosen = None if where == "true" else self.vectors.rows_where(matrix, where, parameters)
+        keys, index = self._index(matrix, chosen)
         if not len(keys) or not len(vectors):
             return [[] for _ in vectors]
         if vectors.ndim != 2 or vectors.shape[1] != index.rows.shape[1]:
@@ -73,8 +74,7 @@ class Dense:
             return np.zeros((0, 0), dtype=np.float32)
         return self.vectors.embed_queries(queries)
 
-    def _index(self, chosen: np.ndarray | None) -> tuple[Sequence[str], VectorIndex]:
-        matrix = self.vectors.matrix()
+    def _index(self, matrix: Matrix, chosen: np.ndarray | None) -> tuple[Sequence[str], VectorIndex]:
         if chosen is not None:
             return [matrix.keys[i] for i in chosen], VectorIndex(unit(matrix.rows[chosen]))
         with self._lock:

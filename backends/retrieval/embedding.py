@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import inspect
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -13,6 +11,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 
 from ...errors import RetrievalError
+from ..callable_identity import callable_digest
 
 Kind = Literal["document", "query"]
 
@@ -74,23 +73,3 @@ def embedder_of(model: str | os.PathLike[str] | Embedder | Callable[[list[str]],
     if callable(model):
         return CallableEmbedder(model)
     raise RetrievalError(f"embedder {model!r}: give a short name, a folder, a hub id or a callable")
-
-
-def callable_digest(function: Any) -> tuple[str, str]:
-    """(name, identity) of a callable: its own `digest` where it has one, else over its name and source; of an object with a
-    `model` that is a name, as dspy.Embedder is, over that."""
-    model = getattr(function, "model", None)
-    own = function if hasattr(function, "__qualname__") else type(function)
-    name = str(model) if isinstance(model, str) else f"{own.__module__}.{own.__qualname__}"
-    given = getattr(function, "digest", None)
-    if isinstance(given, str):
-        return name, given
-    parts = (name, "" if isinstance(model, str) else _source(own))
-    return name, hashlib.sha256("\0".join(parts).encode()).hexdigest()
-
-
-def _source(function: Any) -> str:
-    try:
-        return inspect.getsource(function)
-    except (OSError, TypeError):
-        return ""

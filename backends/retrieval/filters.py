@@ -12,7 +12,7 @@ from ...errors import RetrievalError
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
-_PROBE = "SELECT doc FROM documents WHERE (\n{where}\n)"
+_PROBE = "SELECT doc, key FROM documents WHERE (\n{where}\n)"
 
 
 def lock_down(connection: DuckDBPyConnection) -> None:
@@ -30,11 +30,12 @@ def lock_down(connection: DuckDBPyConnection) -> None:
 
 def filtered(
     connection: DuckDBPyConnection, path: Path, where: str, parameters: Mapping[str, Any] | None = None
-) -> list[int] | None:
-    """Numbers of the documents that meet a condition; None for all of them.
+) -> list[tuple[int, str]] | None:
+    """(number, key) of the documents that meet a condition; None for all of them.
 
     where: an expression over `key`, `document`, `source` and `metadata` (JSON), as "metadata->>'lang' = $lang";
     parameters: values of its names. Values that come from users belong in parameters, where they stay values.
+    A number is given again once its document is gone: what was read from the file earlier is looked up by key.
     Raises `RetrievalError` for a condition that is no single expression or that fails.
     """
     import duckdb
@@ -44,12 +45,11 @@ def filtered(
     sql = _PROBE.format(where=where)
     try:
         _check(connection, sql)
-        rows = connection.execute(sql, dict(parameters or {})).fetchall()
+        return connection.execute(sql, dict(parameters or {})).fetchall()
     except (duckdb.Error, ValueError) as error:
         raise RetrievalError(
             f"{path}: where={where!r}: {error}; give one condition over key, document, source and metadata"
         ) from error
-    return [doc for (doc,) in rows]
 
 
 def _check(connection: DuckDBPyConnection, sql: str) -> None:

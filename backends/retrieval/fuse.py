@@ -25,7 +25,8 @@ def fuse(
     by: "ranks" gives 1 / (constant + place), reciprocal rank fusion (Cormack, Clarke and Büttcher, 2009). "minmax" gives
     the score's place between the ranking's lowest and highest, 0 to 1 (Bruch, Gai and Ingber, 2023, compare the two).
     "zscore" gives its distance from the ranking's mean in standard deviations. A document that a ranking lacks gets from it
-    what its last place gets, or 0 by ranks. Weights are divided by their sum; without any they are equal.
+    what its last place gets, or 0 by ranks. By scores that are all equal, what is found gets 1, the rest 0. Weights are
+    divided by their sum; without any they are equal.
     Raises `RetrievalError` for weights that are negative, all 0, or not one per ranking.
     """
     shares = _shares(weights, len(rankings))
@@ -60,5 +61,7 @@ def _given(ranking: Sequence[Hit], by: FuseBy, constant: int) -> tuple[dict[str,
         given = {hit.key: (hit.score - low) / (high - low) if high > low else 1.0 for hit in ranking}
         return given, 0.0
     mean, spread = statistics.fmean(scores), statistics.pstdev(scores)
-    scaled = {hit.key: (hit.score - mean) / spread if spread else 0.0 for hit in ranking}
+    if not spread:  # as above
+        return dict.fromkeys((hit.key for hit in ranking), 1.0), 0.0
+    scaled = {hit.key: (hit.score - mean) / spread for hit in ranking}
     return scaled, min(scaled.values())

@@ -28,7 +28,7 @@ class Gather(Generic[A, B]):
         self._running = False
 
     def __call__(self, item: A) -> B:
-        """The answer to one item. Raises what `run` raised; then everyone whose items went along gets the error."""
+        """The answer to one item. Raises what `run` raises for it alone: items that failed together are tried one by one."""
         mine: _Waiting[A, B] = _Waiting(item)
         with self._changed:
             self._waiting.append(mine)
@@ -46,8 +46,12 @@ class Gather(Generic[A, B]):
 
     def _work(self, batch: Sequence[_Waiting[A, B]]) -> None:
         try:
-            for waiting, answer in zip(batch, self._run([waiting.item for waiting in batch]), strict=True):
-                waiting.answer = answer
+            try:
+                self._answer(batch)
+            except Exception:
+                if len(batch) == 1:
+                    raise
+                self._one_by_one(batch)
         except BaseException as error:
             for waiting in batch:
                 waiting.error = error
@@ -57,3 +61,15 @@ class Gather(Generic[A, B]):
                     waiting.done = True
                 self._running = False
                 self._changed.notify_all()
+
+    def _answer(self, batch: Sequence[_Waiting[A, B]]) -> None:
+        for waiting, answer in zip(batch, self._run([waiting.item for waiting in batch]), strict=True):
+            waiting.answer = answer
+
+    def _one_by_one(self, batch: Sequence[_Waiting[A, B]]) -> None:
+        """One item may be what the others failed with: alone, it fails alone."""
+        for waiting in batch:
+            try:
+                self._answer([waiting])
+            except Exception as error:
+                waiting.error = error

@@ -18,8 +18,11 @@ _VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "me
 def html_text(page: str) -> tuple[str, str]:
     """(text, title). Never raises: what is no HTML is read as browsers do, more or less."""
     reader = _Reader()
-    reader.feed(page)
-    reader.close()
+    try:
+        reader.feed(page)
+        reader.close()
+    except Exception:  # html.parser gives up by assertions, and by int() for a reference of 5000 digits
+        return page, ""
     return reader.text(), " ".join("".join(reader.title).split())
 
 
@@ -39,6 +42,13 @@ class _Reader(HTMLParser):
     def text(self) -> str:
         self._end_line()
         return re.sub(r"\n{3,}", "\n\n", "\n".join(self._done)).strip()
+
+    def parse_marked_section(self, i: int, report: bool = True) -> int:
+        """As the parser has it; of what it refuses, such as "<![ x>", a comment, as browsers do."""
+        try:
+            return super().parse_marked_section(i, report)
+        except AssertionError:
+            return self.parse_bogus_comment(i, report)
 
     def handle_starttag(self, tag: str, attributes: object) -> None:
         if tag == "title":

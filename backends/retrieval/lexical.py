@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from ...errors import RetrievalError
 from .filters import filtered, lock_down
 from .held import Held
@@ -61,7 +59,8 @@ class Lexical:
             self.corpus.refresh()
         with self.corpus.open(read_only=True) as connection:
             lock_down(connection)
-            docs = filtered(connection, self.corpus.path, where, parameters)
+            found = filtered(connection, self.corpus.path, where, parameters)
             if postings is None:
+                docs = None if found is None else [doc for doc, _ in found]
                 return search_in_sql(connection, queries, self.corpus.language, (self.k1, self.b, k), docs)
-        return postings.search(queries, k, self.k1, self.b, None if docs is None else np.array(docs, dtype=np.int64))
+        return postings.search(queries, k, self.k1, self.b, None if found is None else {key for _, key in found})

@@ -11,10 +11,12 @@ from ...signatures.bridge import settings
 from ...signatures.knob import Knob, offer
 from ...signatures.module import Module
 from ...signatures.passage import Passage, passages_text
+from .boundaries import LINE, SENTENCE, WORD
 
 LEAST = 0.25
-"""A passage that does not fit is cut at the end of a sentence, if at least this share of it stays; else it is left out."""
-_SENTENCE_END = re.compile(r"[.!?][\"')\]]?(?=\s)|\n")
+"""A passage that does not fit is cut at the end of a sentence, if at least this share of it stays; else it is left out, or,
+where it would be the only one, cut at a word or a character."""
+_SENTENCE_END = re.compile(rf"{LINE.pattern}|{SENTENCE.pattern}")
 BYTES_PER_TOKEN = 3
 """Where the tokenizer is not known: less than a token has in English, so that the budget holds in other texts too."""
 
@@ -39,7 +41,8 @@ def pack(passages: Sequence[Passage], tokens: int, count: Counter) -> list[Passa
             packed.append(passage)
             continue
         text = _beginning(packed, passage, tokens, count)
-        return [*packed, passage.model_copy(update={"text": text})] if text else packed
+        cut = passage.model_copy(update={"text": text, "end": passage.start + len(text)})
+        return [*packed, cut] if text else packed
     return packed
 
 
@@ -48,18 +51,31 @@ def _fits(passages: Sequence[Passage], tokens: int, count: Counter) -> bool:
 
 
 def _beginning(packed: Sequence[Passage], passage: Passage, tokens: int, count: Counter) -> str:
-    """The most sentences of a passage that fit; "" where that is too little to be worth it."""
-    ends = [found.end() for found in _SENTENCE_END.finditer(passage.text)]
+    """The most sentences of a passage that fit; "" where that is too little to be worth it. Where nothing else is packed, a
+    cut at a word or a character is better than none: sentences then need this share of what fits, not of the passage."""
+    text = passage.text
+
+    def fits(end: int) -> bool:
+        return _fits([*packed, passage.model_copy(update={"text": text[:end]})], tokens, count)
+
+    sentences = text[: _last([found.start() for found in _SENTENCE_END.finditer(text)], fits)].rstrip()
+    if packed:
+        return sentences if len(sentences) >= LEAST * len(text) else ""
+    words = text[: _last([found.start() for found in WORD.finditer(text)], fits)].rstrip()
+    characters = text[: _last(range(1, len(text)), fits)].rstrip()
+    return next(part for part in (sentences, words, characters) if len(part) >= LEAST * len(characters))
+
+
+def _last(ends: Sequence[int], fits: Callable[[int], bool]) -> int:
+    """The last of ascending ends that fits, found by bisection; 0 where none does."""
     low, high = 0, len(ends)  # the first `low` ends fit
     while low < high:
         middle = (low + high + 1) // 2
-        shorter = passage.model_copy(update={"text": passage.text[: ends[middle - 1]]})
-        if _fits([*packed, shorter], tokens, count):
+        if fits(ends[middle - 1]):
             low = middle
         else:
             high = middle - 1
-    text = passage.text[: ends[low - 1]].rstrip() if low else ""
-    return text if len(text) >= LEAST * len(passage.text) else ""
+    return ends[low - 1] if low else 0
 
 
 class Pack(Module):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -47,13 +47,15 @@ class Postings:
         self._weights: OrderedDict[tuple[float, float], np.ndarray] = OrderedDict()
         self._lock = threading.Lock()
 
-    def search(self, queries: Sequence[str], k: int, k1: float, b: float, chosen: np.ndarray | None) -> list[list[Hit]]:
-        """The k best documents per query that share a term with it. chosen: document numbers that may be found."""
+    def search(
+        self, queries: Sequence[str], k: int, k1: float, b: float, chosen: Collection[str] | None
+    ) -> list[list[Hit]]:
+        """The k best documents per query that share a term with it. chosen: keys of the documents that may be found."""
         found: list[list[Hit]] = [[] for _ in queries]
         if not self.keys:
             return found
         weights = self._weighted(k1, b)
-        hidden = None if chosen is None else ~np.isin(self.numbers, chosen)
+        hidden = None if chosen is None else np.array([key not in chosen for key in self.keys], dtype=bool)
         step = max(1, BLOCK // padded(len(self.keys)))
         scores = np.zeros((min(step, len(queries)), padded(len(self.keys))))
         for begin in range(0, len(queries), step):

@@ -10,7 +10,7 @@ import numpy as np
 
 from ...errors import RetrievalError
 from ...signatures.passage import Passage
-from .embedding import callable_digest
+from ..callable_identity import callable_digest
 
 DEPTH = 20
 """Candidates by default: a cross-encoder of the smallest kind takes seconds for a hundred on a CPU."""

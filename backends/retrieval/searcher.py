@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from os import PathLike
 from typing import Any, Literal
 
+from ...errors import RetrievalError
 from ...signatures.passage import Passage
 from .chunk_set import ChunkSet
 from .chunking import Chunking
@@ -32,8 +33,8 @@ POOL = 100
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How to search; what `Retrieve` declares as knobs. chunking: None for whole documents. parameters: as sorted pairs, so
-    that settings hash."""
+    """How to search; what `Retrieve` declares as knobs. chunking: None for whole documents. parameters: as sorted pairs,
+    lists as tuples, so that settings hash."""
 
     k: int = 10
     method: Method = "fused"
@@ -70,7 +71,7 @@ class Searcher:
 
     def find_many(self, queries: Sequence[str], settings: Settings) -> list[list[Hit]]:
         """Documents per query; the queries go through each operator together."""
-        given = (settings.where, dict(settings.parameters))
+        given = (settings.where, {name: _thawed(value) for name, value in settings.parameters})
         index, dense = self.part(settings.chunking)
         if dense is None or settings.method == "lexical":
             return Lexical(index, settings.k1, settings.b).search(queries, settings.k, *given)
@@ -127,8 +128,24 @@ class Searcher:
 
 
 def freeze(parameters: Mapping[str, Any] | None) -> tuple[tuple[str, Any], ...]:
-    """Parameters as `Settings` has them."""
-    return tuple(sorted((parameters or {}).items()))
+    """Parameters as `Settings` has them. Raises `RetrievalError` for a value that is no plain one and no list of them."""
+    return tuple((name, _frozen(name, value)) for name, value in sorted((parameters or {}).items()))
+
+
+def _frozen(name: str, value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return tuple(_frozen(name, item) for item in value)
+    try:
+        hash(value)
+    except TypeError as error:
+        raise RetrievalError(
+            f"parameters: {name!r} is {value!r:.60}; give text, a number, a date, or a list of them"
+        ) from error
+    return value
+
+
+def _thawed(value: Any) -> Any:
+    return [_thawed(item) for item in value] if isinstance(value, tuple) else value
 
 
 def _read_digest(corpus: Index) -> str:

@@ -52,7 +52,7 @@ class Columns(NamedTuple):
 
 
 def _text(value: Any, place: str) -> str:
-    if value is None:
+    if value is None or (isinstance(value, float) and value != value):  # NaN, as data frames have it for nothing
         return ""
     if isinstance(value, str | int | float):
         return str(value)
@@ -105,11 +105,14 @@ class Files:
     """The files behind a path, a folder, a pattern, or several; `columns`: how to read tables, None: not at all."""
 
     def __init__(self, source: Source, columns: Columns | None) -> None:
-        self._given = [PurePath(fspath(s)).as_posix() for s in ([source] if isinstance(source, str | PathLike) else source)]
+        given = [PurePath(fspath(s)).as_posix() for s in ([source] if isinstance(source, str | PathLike) else source)]
         self._columns = columns
-        self.paths = [path for given in self._given for path in self._expanded(given)]
+        self._folders: list[str] = []
+        self._patterns: list[str] = []
+        self.paths = [path for name in given for path in self._expanded(name)]
         if not self.paths:
             raise RetrievalError(f"path={source!r} names no file; give one")
+        self._names = {clean(path.as_posix()) for path in self.paths}
 
     @property
     def tables(self) -> bool:
@@ -117,9 +120,16 @@ class Files:
         return any(path.suffix.lower() in TABLES for path in self.paths)
 
     def covers(self, source: str) -> bool:
-        """Whether a document with this source may come from these files, if they are there."""
+        """Whether a document with this source is of a file that was read, or of one that would have been and is gone."""
+        return source in self._names or (self._would_read(source) and not os.path.isfile(source))
+
+    def _would_read(self, source: str) -> bool:
+        if PurePath(source).suffix.lower() not in self._suffixes():
+            return False
         parts = source.split("/")
-        return any(source.startswith(f"{given}/") or _matches(parts, given.split("/")) for given in self._given)
+        return any(_is_under(source, folder) for folder in self._folders) or any(
+            _matches(parts, pattern.split("/")) for pattern in self._patterns
+        )
 
     def documents(self) -> Iterator[Document]:
         """All documents, file by file. Raises `RetrievalError` for a file that cannot be read."""
@@ -144,6 +154,7 @@ class Files:
     def _expanded(self, given: str) -> list[Path]:
         path = Path(given)
         if path.is_dir():
+            self._folders.append(clean(given))
             found = sorted(file for file in _walk(path) if file.suffix.lower() in self._suffixes())
             if not found:
                 endings = ", ".join(self._suffixes())
@@ -152,6 +163,7 @@ class Files:
         if path.exists() or not glob.has_magic(given):
             _check(path)
             return [path]
+        self._patterns.append(clean(given))
         found = sorted(file for name in glob.glob(given, recursive=True) if (file := Path(name)).is_file())
         if not found:
             raise RetrievalError(f"{given}: no file matches this pattern; check the path")
@@ -180,10 +192,21 @@ def _walk(folder: Path) -> Iterator[Path]:
         yield from (Path(parent) / name for name in names if not name.startswith("."))
 
 
+def _is_under(source: str, folder: str) -> bool:
+    """Whether a walk through the folder would come to this file."""
+    prefix = "" if folder == "." else f"{folder.rstrip('/')}/"
+    parts = source[len(prefix) :].split("/")
+    return source.startswith(prefix) and all(part and not part.startswith(".") for part in parts)
+
+
 def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
-    """Whether a path matches a pattern as `glob` understands it: `**` is any number of folders."""
+    """Whether a path matches a pattern as `glob` understands it: `**` is any number of folders; a dot at the beginning of a
+    name is matched by a dot only."""
     if not pattern or not parts:
         return not parts and all(p == "**" for p in pattern)
+    hidden = parts[0].startswith(".")
     if pattern[0] == "**":
-        return _matches(parts, pattern[1:]) or _matches(parts[1:], pattern)
+        return _matches(parts, pattern[1:]) or (not hidden and _matches(parts[1:], pattern))
+    if hidden and not pattern[0].startswith("."):
+        return False
     return fnmatchcase(parts[0], pattern[0]) and _matches(parts[1:], pattern[1:])

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import RetrievalError
 from .gate import gate_of
+from .words import check_language
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
-FORMAT = "2"
+FORMAT = "3"
+"""Raised when a file of an earlier Still would be searched wrongly: its tables, or what its terms are."""
 SCHEMA = """
 CREATE TABLE meta (name VARCHAR PRIMARY KEY, value VARCHAR);
 CREATE TABLE vectors (digest VARCHAR, vector FLOAT[]);
@@ -67,18 +70,9 @@ def transaction(connection: DuckDBPyConnection) -> Iterator[None]:
 def create_or_check(path: Path, language: str) -> None:
     """Make the tables of a new file, or check that an existing one is a corpus of this format and language."""
     if not path.exists():
-        aside = path.with_name(f".{path.name}.{os.getpid()}.new")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with connect(aside, read_only=False) as made:
-                made.execute(SCHEMA + INDEX.format(schema="main"))
-                made.executemany("INSERT INTO meta VALUES (?, ?)", [["format", FORMAT], ["language", language]])
-            os.replace(aside, path)
-        except OSError as error:
-            raise RetrievalError(f"{path}: cannot be created: {error}; choose a folder that can be written") from error
-        finally:
-            aside.unlink(missing_ok=True)
-        return
+        check_language(language)
+        _create(path, language)
+    # One that was just made, too: another process may have been faster.
     with connect(path, read_only=True) as connection:
         sql = "SELECT table_name FROM duckdb_tables() WHERE schema_name = 'main'"
         tables = {name for (name,) in connection.execute(sql).fetchall()}
@@ -93,3 +87,31 @@ def create_or_check(path: Path, language: str) -> None:
     if meta.get("language") != language:
         made_with = meta.get("language")
         raise RetrievalError(f"{path}: was made with language={made_with!r}, not {language!r}: pass that, or a new file")
+
+
+def _create(path: Path, language: str) -> None:
+    """Made aside, then linked into place: a kill here leaves no half corpus, and no other is overwritten."""
+    target = Path(os.path.realpath(path))
+    aside = target.with_name(f".{target.name}.{secrets.token_hex(8)}.new")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with connect(aside, read_only=False) as made:
+            made.execute(SCHEMA + INDEX.format(schema="main"))
+            made.executemany("INSERT INTO meta VALUES (?, ?)", [["format", FORMAT], ["language", language]])
+        _put(aside, target)
+    except OSError as error:
+        raise RetrievalError(f"{path}: cannot be created: {error}; choose a folder that can be written") from error
+    finally:
+        with suppress(OSError):
+            aside.unlink()
+
+
+def _put(source: Path, target: Path) -> None:
+    """Give `source` the name `target` unless another process was faster."""
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        return
+    except OSError:  # some file systems have no hard links
+        if not os.path.lexists(target):
+            os.rename(source, target)

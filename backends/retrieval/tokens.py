@@ -77,7 +77,10 @@ def _model_tokens(file: Path) -> ModelTokens:
 
 def tokens_of(embedder: Any) -> TokenStarts:
     """The tokens of the model that reads the chunks, where the embedder has a folder with a tokenizer; else plain ones."""
-    file = Path(getattr(embedder, "folder", "")) / "tokenizer.json"
+    folder = getattr(embedder, "folder", None)
+    if not folder:  # an empty path would be the working directory
+        return PlainTokens()
+    file = Path(folder) / "tokenizer.json"
     return _model_tokens(file) if file.is_file() else PlainTokens()
 
 

@@ -22,21 +22,22 @@ if TYPE_CHECKING:
 
 BATCH = 512
 """Texts that are embedded and written in one transaction: what a killed build loses."""
-_MISSING = """
+_MISSING = r"""
 SELECT sha256(text), any_value(text) FROM documents
-WHERE sha256(text) NOT IN (SELECT digest FROM vectors) GROUP BY sha256(text) ORDER BY length(any_value(text))
+WHERE regexp_matches(text, '[^\s\x0b\x1c-\x1f\x85\p{Z}]') AND sha256(text) NOT IN (SELECT digest FROM vectors)
+GROUP BY sha256(text) ORDER BY length(any_value(text))
 """
+"""A text of nothing but white space (as Python has it) gets no vector: no search finds it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
     """All vectors of a corpus. Rows are in the order of the keys, so that equal scores go to the lower key.
 
-    docs: int32 [n]; rows: float32 [n, d].
+    rows: float32 [n, d].
     """
 
     keys: tuple[str, ...]
-    docs: np.ndarray
     rows: np.ndarray
 
 
@@ -72,19 +73,23 @@ class Vectors:
         """Every document's vector, embedded first where it is missing. Read anew when the file has changed."""
         with self._lock:
             self.corpus.refresh()
-            if self._matrix is None or self._stamp != file_stamp(self.corpus.path):
-                self.update()
-                self._stamp = file_stamp(self.corpus.path)
+            stamp = file_stamp(self.corpus.path)
+            if self._matrix is None or self._stamp != stamp:
+                while self.update():  # until nothing is missing: another process may add documents meanwhile
+                    stamp = file_stamp(self.corpus.path)
                 self._matrix = self._read()
+                self._stamp = stamp
             return self._matrix
 
-    def rows_where(self, where: str, parameters: Mapping[str, Any] | None = None) -> np.ndarray | None:
-        """Row numbers of the matrix that meet a condition, ascending; None for all. See `filters.filtered`."""
-        matrix = self.matrix()
+    def rows_where(self, matrix: Matrix, where: str, parameters: Mapping[str, Any] | None = None) -> np.ndarray | None:
+        """Row numbers of a matrix whose documents meet a condition now, ascending; None for all. See `filters.filtered`."""
         with self.corpus.open(read_only=True) as connection:
             lock_down(connection)
-            docs = filtered(connection, self.corpus.path, where, parameters)
-        return None if docs is None else np.flatnonzero(np.isin(matrix.docs, np.array(docs, dtype=np.int64)))
+            found = filtered(connection, self.corpus.path, where, parameters)
+        if found is None:
+            return None
+        keys = {key for _, key in found}
+        return np.array([row for row, key in enumerate(matrix.keys) if key in keys], dtype=np.int64)
 
     def embed_queries(self, queries: Sequence[str]) -> np.ndarray:
         """float32 [queries, d]."""
@@ -104,9 +109,13 @@ class Vectors:
                 "SELECT key, doc, vector FROM documents JOIN vectors ON vectors.digest = sha256(text) ORDER BY key"
             )
             found = cursor.fetchnumpy()
-        count = len(found["key"])
-        rows = np.vstack(list(found["vector"])).astype(np.float32) if count else np.zeros((0, size or 0), dtype=np.float32)
-        return Matrix(tuple(found["key"]), np.asarray(found["doc"], dtype=np.int32), np.ascontiguousarray(rows))
+        keys, vectors = list(found["key"]), list(found["vector"])
+        # Of a text that has two vectors, as two processes could write them, one counts.
+        once = np.flatnonzero(np.diff(np.asarray(found["doc"], dtype=np.int64), prepend=-1)).tolist()
+        if not once:
+            return Matrix((), np.zeros((0, size or 0), dtype=np.float32))
+        rows = np.vstack([vectors[row] for row in once]).astype(np.float32)
+        return Matrix(tuple(keys[row] for row in once), np.ascontiguousarray(rows))
 
     def _check(self, connection: DuckDBPyConnection) -> dict[str, str]:
         meta = dict(connection.execute("SELECT name, value FROM meta").fetchall())
@@ -129,8 +138,10 @@ class Vectors:
             made = {"embedder": self.embedder.digest, "embedder_name": self.embedder.name, "dimension": size}
             for name, value in made.items():
                 connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", [name, value])
+            # Those that are there were made by another process since this one looked.
+            fresh = f"SELECT unnest(?::VARCHAR[]) AS digest, unnest(?::FLOAT[{size}][]) AS vector"
             connection.execute(
-                f"INSERT INTO vectors SELECT unnest(?::VARCHAR[]), unnest(?::FLOAT[{size}][])",
+                f"INSERT INTO vectors SELECT digest, vector FROM ({fresh}) WHERE digest NOT IN (SELECT digest FROM vectors)",
                 [list(digests), rows.tolist()],
             )
 

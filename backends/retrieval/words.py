@@ -1,14 +1,30 @@
-"""From text to index terms: lower case, runs of word characters, no stop words, stemmed."""
+"""From text to index terms: lower case, composed (NFC), runs of word characters, no stop words, stemmed."""
 
 from __future__ import annotations
 
 import re
 import threading
+import unicodedata
 from collections.abc import Sequence
+from functools import cache
+from itertools import chain, groupby
 from typing import Any
 
-_WORD = re.compile(r"(?u)\b\w\w+\b")
+from ...errors import RetrievalError
+
+_ASCII_WORD = re.compile(r"\w\w+")
+_PLACES = (range(0x300, 0x20000), range(0xE0100, 0xE01F0))
+"""Where Unicode has combining marks, among others."""
 _local = threading.local()
+
+
+def check_language(language: str) -> None:
+    """Raise `RetrievalError` for a language that has no stemmer."""
+    import Stemmer
+
+    known = Stemmer.algorithms()
+    if language not in known:
+        raise RetrievalError(f"language={language!r}: has no stemmer; give one of {', '.join(sorted(known))}")
 
 
 def index_terms(text: str, language: str = "english") -> list[str]:
@@ -16,12 +32,23 @@ def index_terms(text: str, language: str = "english") -> list[str]:
 
     Stemmer: Snowball (PyStemmer); stop words: bm25s' English list, for English only.
     """
-    words = _WORD.findall(text.lower())
+    lower = unicodedata.normalize("NFC", text.lower())
+    words: list[str] = (_ASCII_WORD if lower.isascii() else _word()).findall(lower)
     if language == "english":
         stop = _stop_words()
         words = [word for word in words if word not in stop]
     stems: list[str] = _stemmer(language).stemWords(words)
     return stems
+
+
+@cache
+def _word() -> re.Pattern[str]:
+    """Two characters or more: letters, digits, underscores, and behind the first one marks (accents, vowel signs), which for
+    `re` are no word characters: a word of Hindi would end at every vowel."""
+    marks = [place for place in chain(*_PLACES) if unicodedata.category(chr(place)).startswith("M")]
+    runs = ([place for _, place in run] for _, run in groupby(enumerate(marks), lambda pair: pair[1] - pair[0]))
+    spans = "".join(f"{chr(run[0])}-{chr(run[-1])}" for run in runs)
+    return re.compile(rf"\w[\w{spans}]+")
 
 
 def _stop_words() -> frozenset[str]:

@@ -2,7 +2,8 @@
 
 The reference is the policy as training finds it: after SFT, the SFT adapter. (trl takes the bare base model when it is
 handed a new adapter; then the loss also pays for everything that SFT has taught.) Its log-probabilities are computed
-once, before the first step, so that a step costs one forward and one backward pass.
+once, before the first step, so that a step costs one forward and one backward pass (a batch that is too large for one graph:
+one forward pass more).
 """
 
 from __future__ import annotations

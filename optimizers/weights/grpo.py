@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...errors import TrainingError
 from .grpo_record import GrpoRecord, GrpoSettings, GrpoStep
+from .layout import parts_of
 from .policy import Descent, Policy, memory_errors, parameters_at, snapshot
 from .reward import Rollouts, Sample, check_sample
 
@@ -150,7 +151,9 @@ def _learn(
         # Nothing is better than anything else: no step. (The schedule goes on with the next.)
         return reward, useful, 0.0, None, None, None, None, 0.0, 0
     learned.sort(key=lambda one: (len(one.sample.row.tokens), one.sample.row.tokens))
-    parts = [learned[i : i + settings.rows] for i in range(0, len(learned), settings.rows)]
+    # Long rows a few at a time: what is kept for the gradient goes with their tokens.
+    passes = [learned[i : i + settings.rows] for i in range(0, len(learned), settings.rows)]
+    parts = [[each[i] for i in part] for each in passes for part in parts_of([one.sample.row for one in each])]
     fixed = [_fixed(policy, start, part, settings) for part in parts]
     loss, kl, clipped = 0.0, 0.0, 0.0
     for _ in range(settings.updates):

@@ -27,9 +27,19 @@ def in_lanes(
     forward: Callable[[Sequence[T]], Tensor], items: Sequence[T], parameters: Sequence[Tensor]
 ) -> Tensor:  # fmt: skip
     """`forward(items)`, a vector with as many elements per item as it likes, computed as two halves, the first and the last
-    items. Gradients of `parameters` are summed in that order, so the same items give the same numbers."""
+    items. Gradients of `parameters` are summed in that order, so the same items give the same numbers. Where the caller has
+    gradients off, no graph is built."""
+    import torch
+
+    def plain(part: Sequence[T]) -> Tensor:
+        with torch.no_grad():  # a mode of each thread: the caller's is not theirs
+            return forward(part)
+
     half = -(-len(items) // LANES)
-    result: Tensor = _function().apply(forward, [items[i : i + half] for i in range(0, len(items), half)], *parameters)
+    halves = [items[i : i + half] for i in range(0, len(items), half)]
+    if not torch.is_grad_enabled():
+        return torch.cat(_together(plain, halves))
+    result: Tensor = _function().apply(forward, halves, *parameters)
     return result
 
 

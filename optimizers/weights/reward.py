@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from ...signatures.plan import Plan
 
 _names = count()
+BATCH = 64
+"""Answers that are drawn between two looks at a budget."""
 
 
 class Sample(NamedTuple):
@@ -73,19 +75,31 @@ def plan_task(
     return Task(to_request(plan, inputs, Sampling(), prompter), reward, key, predictor)
 
 
+def longest(request: Request) -> int:
+    """Tokens that prompt and answer may come to, for all of which the engine wants room in its context."""
+    from ...backends.engine import Forced
+
+    steps = (len(step.tokens) if isinstance(step, Forced) else step.longest for step in request.steps)
+    return len(request.prompt) + sum(steps)
+
+
 class EngineRollouts:
     """Rollouts by the embedded engine: quantized, batched, under the grammar of each step.
 
     end_token: the end-of-sequence token that rows carry where the model ended its answer; by default the model's only
-    one, or of several the smallest id.
+    one, or of several the smallest id. look: called before every `BATCH` answers with what is being done; what it raises
+    ends the sampling. Without it all answers are drawn at once.
     """
 
-    def __init__(self, engine: Engine, *, end_token: int | None = None) -> None:
+    def __init__(
+        self, engine: Engine, *, end_token: int | None = None, look: Callable[[str], None] | None = None
+    ) -> None:  # fmt: skip
         from ...backends.engine.grammar import GrammarCompiler
 
         tokenizer = engine.model.tokenizer
         self._engine, self._model = engine, f"{OURS}{engine.model.spec.architecture}"
         self._end = min(tokenizer.eos_ids) if end_token is None else end_token
+        self._look = look
         self._grammars = GrammarCompiler(tokenizer.json, engine.model.spec.vocab_size, tokenizer.eos_ids)
 
     def sample(
@@ -97,27 +111,39 @@ class EngineRollouts:
         Raises `EngineError` and `ModelError` as the engine does, `MetricError` for a reward that is no number.
         """
         name = f"rollout-{next(_names)}"
+        size = max(1, len(prompts) if self._look is None else BATCH // max(1, n))
+        samples: list[list[Sample]] = []
         self._engine.load_adapter(name, adapter)
         try:
-            drawn = self._draw(prompts, name, n, temperature, seed)
-            rows = [[self._row(task, result) for result in results] for task, results in zip(prompts, drawn, strict=True)]
-            scores = [[self._score(row, name) for row in group] for group in rows]
-            samples = []
-            for task, results, group, scored in zip(prompts, drawn, rows, scores, strict=True):
-                rewards = [_reward(task, result) for result in results]
-                logprobs = [_at_loss(row, future) for row, future in zip(group, scored, strict=True)]
-                samples.append([Sample(*one) for one in zip(group, logprobs, rewards, strict=True)])
-            return samples
+            for begin in range(0, len(prompts), size):
+                if self._look is not None:
+                    self._look(f"sampling answers, {begin}/{len(prompts)} examples")
+                part = prompts[begin : begin + size]
+                # A seed of its own for each: with the same one, prompts would draw the same random numbers.
+                seeds = [random.Random(f"{seed} {i}").getrandbits(48) for i in range(begin, begin + len(part))]
+                samples += self._sampled(part, name, n, temperature, seeds)
         finally:
             self._engine.unload_adapter(name)
+        return samples
+
+    def _sampled(
+        self, tasks: Sequence[Task], name: str, n: int, temperature: float, seeds: Sequence[int]
+    ) -> list[list[Sample]]:  # fmt: skip
+        drawn = self._draw(tasks, name, n, temperature, seeds)
+        rows = [[self._row(task, result) for result in results] for task, results in zip(tasks, drawn, strict=True)]
+        scores = [[self._score(row, name) for row in group] for group in rows]
+        samples = []
+        for task, results, group, scored in zip(tasks, drawn, rows, scores, strict=True):
+            rewards = [_reward(task, result) for result in results]
+            logprobs = [_at_loss(row, future) for row, future in zip(group, scored, strict=True)]
+            samples.append([Sample(*one) for one in zip(group, logprobs, rewards, strict=True)])
+        return samples
 
     def _draw(
-        self, tasks: Sequence[Task], name: str, n: int, temperature: float, seed: int
+        self, tasks: Sequence[Task], name: str, n: int, temperature: float, seeds: Sequence[int]
     ) -> list[list[Result]]:  # fmt: skip
         futures = []
-        for i, task in enumerate(tasks):
-            # A seed of its own for each: with the same one, prompts would draw the same random numbers.
-            own = random.Random(f"{seed} {i}").getrandbits(48)
+        for task, own in zip(tasks, seeds, strict=True):
             sampling = replace(task.request.sampling, temperature=temperature, seed=own)
             futures.append(self._engine.submit_samples(replace(task.request, sampling=sampling, adapter=name), n))
         drawn = [[future.result() for future in group] for group in futures]

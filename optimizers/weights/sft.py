@@ -7,12 +7,15 @@ batched, so that little is filled up; batches come in random order, the same for
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import random
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from ...errors import TrainingError
 from .checkpoint import Checkpoint
@@ -29,6 +32,10 @@ FEW_ROWS = 1000
 is twice the steps, which few rows need, for a quarter more time."""
 SAVE_SECONDS = 60.0
 """Between two checkpoints within an epoch."""
+CHECKPOINT = "checkpoint"
+"""In the folder of a training: where it goes on from."""
+SAMPLED = 8
+"""Numbers of each frozen matrix by which one model is told from another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +132,14 @@ def train_sft(
     return _Training(student, rows, settings, folder, measure, progress).run()
 
 
+def epochs_measured(folder: Path) -> int:
+    """How many epochs of a training that was broken off in this folder were measured, by its last checkpoint."""
+    for name in (CHECKPOINT, f"{CHECKPOINT}.old"):  # the second is all there is where it was killed while it saved
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            return len(json.loads((folder / name / "progress.json").read_text("utf-8"))["scores"])
+    return 0
+
+
 @dataclass(slots=True)
 class _Training:
     student: Student
@@ -144,8 +159,9 @@ class _Training:
             self.student, learning_rate=settings.learning_rate, steps=settings.epochs * self._per_epoch,
             warmup=settings.warmup, clip=settings.clip,
         )  # fmt: skip
-        parts = [settings, self.student.precision, [tuple(p.shape) for p in self.student.parameters()], self.rows]
-        self.checkpoint = Checkpoint(self.folder / "checkpoint", hashlib.sha256(repr(parts).encode()).hexdigest())
+        measured = self.measure is not None
+        parts = [settings, self.student.precision, _adapter(self.student), _base(self.student), measured, self.rows]
+        self.checkpoint = Checkpoint(self.folder / CHECKPOINT, hashlib.sha256(repr(parts).encode()).hexdigest())
 
     @property
     def _batch(self) -> int:
@@ -231,6 +247,20 @@ class _Training:
         record = self.record
         given = {"losses": record.losses, "scores": record.scores, "tokens": record.tokens, "seconds": record.seconds}
         self.checkpoint.save(self.student, self.descent, given)
+
+
+def _adapter(student: Student) -> list[Any]:
+    """Shape, scale and place of what it trains."""
+    config = student.network.peft_config["default"]
+    shapes = [tuple(parameter.shape) for parameter in student.parameters()]
+    return [config.r, config.lora_alpha, config.use_rslora, config.lora_dropout, sorted(config.target_modules), shapes]
+
+
+def _base(student: Student) -> list[Any]:
+    """Enough of the frozen weights to tell a model from others of its shape."""
+    frozen = [(name, p.detach().flatten()) for name, p in student.network.named_parameters() if not p.requires_grad]
+    # Of what is quantized the form is packed: norms and embeddings, which are not, tell enough.
+    return [(name, len(p), p[:: max(1, len(p) // SAMPLED)].tolist()) for name, p in frozen if p.is_floating_point()]
 
 
 def _batches(rows: Sequence[Row], size: int, seed: int, epoch: int) -> list[list[Row]]:

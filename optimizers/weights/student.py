@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import random
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
-from ...errors import TrainingError
+from ...errors import ArtifactError, TrainingError
 from .adapted import adapt
 from .lanes import LANES, in_lanes
-from .layout import Layout, attention
+from .layout import Layout, attention, parts_of
 from .lora import Lora
 from .row import Row
 
@@ -26,24 +28,28 @@ float32, which on AVX2 is six times as fast. The adapter itself and its optimize
 
 class Student:
     """Weights are the source's, dequantized where they are blocks, not those that the engine quantized: an adapter that was
-    trained beside them is used beside any quantization."""
+    trained beside them is used beside any quantization.
 
-    def __init__(self, network: Any, precision: Precision) -> None:
+    drawn: how often dropout has drawn. What it draws next follows from that and the seed, so a checkpoint keeps it.
+    """
+
+    def __init__(self, network: Any, precision: Precision, seed: int = 0) -> None:
         import torch
 
         self.network, self.precision = network, precision
+        self._seed, self.drawn = seed, 0
         self._device = next(network.parameters()).device
         self._adapted = adapt(network)
+        self._drops = network.peft_config["default"].lora_dropout > 0
         # Dropout draws from a generator that lanes would share; a GPU splits its work by itself.
-        dropout = network.peft_config["default"].lora_dropout > 0
-        self._has_lanes = self._device.type == "cpu" and torch.get_num_threads() > 1 and not dropout
+        self._has_lanes = self._device.type == "cpu" and torch.get_num_threads() > 1 and not self._drops
 
     @classmethod
     def open(cls, model: str, lora: Lora | None = None, seed: int = 0, *, precision: Precision = "auto") -> Self:
         """The model (a short name, hub id, folder or GGUF file) with a fresh adapter, on CUDA where there is one.
 
-        Raises `TrainingError` where a package is missing or the precision is not known, `ModelError` for a model that cannot
-        be read or has no class in transformers.
+        Raises `TrainingError` where a package is missing, the precision is not known or the disk is full, `ModelError` for a
+        model that cannot be read or has no class in transformers.
         """
         if precision not in get_args(Precision):
             raise TrainingError(f"precision={precision!r}: use one of {', '.join(get_args(Precision))}")
@@ -58,25 +64,45 @@ class Student:
             torch.manual_seed(seed)
             network = get_peft_model(base, (lora or Lora()).config())
         network.train()
-        return cls(network, precision)
+        return cls(network, precision, seed)
 
     def parameters(self) -> list[Tensor]:
         """What is trained, always in the same order, float32."""
         return [parameter for parameter in self.network.parameters() if parameter.requires_grad]
 
     def token_logprobs(self, rows: Sequence[Row]) -> list[Tensor]:
-        """For each row the natural log-probabilities of its loss tokens, float32 [loss tokens], differentiable."""
+        """For each row the natural log-probabilities of its loss tokens, float32 [loss tokens], differentiable.
+
+        Rows too many for one graph are computed in parts, and each part once more in `backward`, which holds the graph of
+        that part only (activation recomputation, Chen et al., 2016). `torch.autograd.grad` refuses such a result.
+        """
         import torch
 
         if any(row.loss[0] for row in rows):
             raise TrainingError("a row has loss on its first token, which nothing precedes: begin it with a prompt")
-        # Rows that begin alike side by side: what they share is computed once in a lane.
-        order = sorted(range(len(rows)), key=lambda i: rows[i].tokens)
-        ordered = [rows[i] for i in order]
+        parts = parts_of(rows)
+        compute = self._joined if len(parts) == 1 else self._recomputed
+        found: dict[int, Tensor] = {}
+        with self._drawing():
+            for part in parts:
+                # Rows that begin alike side by side: what they share is computed once in a lane.
+                order = sorted(part, key=lambda i: rows[i].tokens)
+                joined = compute([rows[i] for i in order])
+                found.update(zip(order, torch.split(joined, [rows[i].decided for i in order]), strict=True))
+        return [found[i] for i in range(len(rows))]
+
+    def _joined(self, rows: Sequence[Row]) -> Tensor:
+        """Of all loss tokens, row after row, float32 [loss tokens]; halves of the rows side by side."""
         lanes = self._has_lanes and len(rows) >= LANES
-        joined = in_lanes(self._logprobs, ordered, self.parameters()) if lanes else self._logprobs(ordered)
-        parts = dict(zip(order, torch.split(joined, [row.decided for row in ordered]), strict=True))
-        return [parts[i] for i in range(len(rows))]
+        return in_lanes(self._logprobs, rows, self.parameters()) if lanes else self._logprobs(rows)
+
+    def _recomputed(self, rows: Sequence[Row]) -> Tensor:
+        """The same without its graph, which is built when the gradient is asked for, with the same dropout."""
+        from torch.utils.checkpoint import checkpoint
+
+        # Torch wants to see a parameter, and then finds the others. Reentrant: the other kind holds what lanes compute.
+        found: Tensor = checkpoint(lambda _: self._joined(rows), self.parameters()[0], use_reentrant=True)
+        return found
 
     def _logprobs(self, rows: Sequence[Row]) -> Tensor:
         """Of all loss tokens, row after row, float32 [loss tokens]."""
@@ -107,22 +133,30 @@ class Student:
                 drop.train()
 
     def save(self, folder: Path) -> Path:
-        """Write the adapter as a PEFT folder, which the engine and PEFT read."""
-        folder.mkdir(parents=True, exist_ok=True)
-        # The base is part of no path: the folder is the same wherever it was trained.
-        self.network.peft_config["default"].base_model_name_or_path = None
-        self.network.save_pretrained(folder)
-        (folder / "README.md").unlink(missing_ok=True)
+        """Write the adapter as a PEFT folder, which the engine and PEFT read: equal adapters as equal bytes.
+
+        Raises `TrainingError` where it cannot be written.
+        """
+        with disk_errors(f"adapter {folder}"):
+            folder.mkdir(parents=True, exist_ok=True)
+            # No embedding is adapted; to find that out PEFT would look for the base.
+            self.network.save_pretrained(folder, save_embedding_layers=False)
+            (folder / "README.md").unlink(missing_ok=True)
+            _settle(folder / "adapter_config.json", self.network.peft_config["default"])
         return folder
 
     def load(self, folder: Path) -> None:
-        """Take the adapter's weights from a PEFT folder of the same shape."""
+        """Take the adapter's weights from a PEFT folder of the same shape. Raises `TrainingError` for any other."""
         from peft import set_peft_model_state_dict
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
+        file = folder / "adapter_model.safetensors"
         try:
-            found: Any = set_peft_model_state_dict(self.network, load_file(folder / "adapter_model.safetensors"))
-        except (OSError, RuntimeError) as error:
+            found: Any = set_peft_model_state_dict(self.network, load_file(file))
+        except (OSError, SafetensorError) as error:
+            raise TrainingError(f"{file}: cannot be read ({error}): remove its folder and train anew") from error
+        except RuntimeError as error:
             raise TrainingError(f"{folder}: its adapter does not fit this student ({error}): train anew") from error
         if found.unexpected_keys:
             raise TrainingError(f"{folder}: its adapter has {found.unexpected_keys[0]}, which this student has not")
@@ -134,6 +168,40 @@ class Student:
         low = self.precision != "fp32" and not self._adapted
         with torch.autocast(self._device.type, torch.bfloat16) if low else nullcontext():
             yield
+
+    @contextmanager
+    def _drawing(self) -> Iterator[None]:
+        """Within the block dropout draws what follows from the seed and `drawn`, whatever else draws in this process."""
+        import torch
+
+        if not self._drops:
+            yield
+            return
+        with torch.random.fork_rng():
+            torch.manual_seed(random.Random(f"{self._seed} {self.drawn}").getrandbits(48))
+            self.drawn += 1
+            yield
+
+
+@contextmanager
+def disk_errors(what: str) -> Iterator[None]:
+    """Turn what is raised where a file cannot be written, on a full disk most of all, into a `TrainingError`."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (SafetensorError, OSError) as error:  # the first is what safetensors makes of the second
+        why = (error.strerror if isinstance(error, OSError) else None) or error
+        raise TrainingError(f"{what}: cannot be written ({why}): free some space") from error
+
+
+def _settle(file: Path, config: Any) -> None:
+    """Take out of a configuration that PEFT wrote what differs from process to process: sets in the order of their hashes,
+    and the temporary folder that the base was read from."""
+    found = json.loads(file.read_text("utf-8"))
+    ordered = {name: sorted(value) for name, value in config.to_dict().items() if isinstance(value, set)}
+    settled = {**found, **ordered, "base_model_name_or_path": None}
+    file.write_bytes(json.dumps(settled, indent=2, sort_keys=True).encode())
 
 
 def fastest_precision() -> Literal["bf16", "fp32"]:
@@ -158,7 +226,10 @@ def _base(model: str, precision: Precision) -> Any:
         options["quantization_config"] = _nf4()
     with tempfile.TemporaryDirectory(prefix="still-base-") as place:
         folder = Path(place) / "model"
-        export_model(model, folder, "hf", precision="f32" if precision == "fp32" else "bf16")
+        try:
+            export_model(model, folder, "hf", precision="f32" if precision == "fp32" else "bf16")
+        except ArtifactError as error:
+            raise TrainingError(f"base of the student: {error}; TMPDIR says where it is written to") from error
         transformers.utils.logging.disable_progress_bar()
         base = transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="still_rows", **options)
     for parameter in base.parameters():

@@ -69,7 +69,7 @@ def _without(dropped: frozenset[str], schema: Any) -> Any:
         elif key in ("anyOf", "oneOf", "prefixItems"):
             kept["anyOf" if key == "oneOf" else key] = [_without(dropped, part) for part in value]
         elif key not in dropped:
-            kept[key] = _without(dropped, value) if key in ("items", "additionalProperties") else value
+            kept[key] = _without(dropped, value) if key in ("items", "additionalProperties", "propertyNames") else value
     if "properties" in kept:
         kept["required"] = list(kept["properties"])
         kept.setdefault("additionalProperties", False)

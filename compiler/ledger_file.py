@@ -120,7 +120,7 @@ class LedgerFile:
         if version != SCHEMA_VERSION:
             raise LedgerError(
                 f"{self.path}: is a ledger of version {version}, this Still writes version {SCHEMA_VERSION}; "
-                "choose another path"
+                "move it away, or choose another path"
             )
 
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Union
 from pydantic import ConfigDict, Field, create_model
 
 from ..errors import ArtifactError
+from ..signatures.cited import Cited
 from ..signatures.quoted import KEY as QUOTED
 from ..signatures.quoted import Quoted
 
@@ -87,15 +88,26 @@ class _Reader:
     def _object(self, schema: dict[str, Any]) -> Any:
         properties = schema.get("properties")
         if properties is None:
-            values = schema.get("additionalProperties", True)
-            value = self.read(values) if isinstance(values, dict) else Any
-            return dict[str, value]  # type: ignore[valid-type]
+            return self._dict(schema)
+        if str(schema.get("title")).startswith("Cited[") and properties.keys() == Cited.model_fields.keys():
+            return Cited[self.read(properties["value"])]  # type: ignore[misc]
         required = set(schema.get("required", ()))
         fields: dict[str, Any] = {
             name: (self.read(value), ... if name in required else value.get("default")) for name, value in properties.items()
         }
         extra: Literal["forbid", "ignore"] = "forbid" if schema.get("additionalProperties") is False else "ignore"
         return create_model(str(schema.get("title", "Model")), __config__=ConfigDict(extra=extra), **fields)
+
+    def _dict(self, schema: dict[str, Any]) -> Any:
+        patterns = schema.get("patternProperties")
+        if patterns:
+            ((pattern, values),) = patterns.items()
+            names: dict[str, Any] = {"pattern": pattern}
+        else:
+            names, values = schema.get("propertyNames", {}), schema.get("additionalProperties", True)
+        key = self.read({"type": "string", **names})
+        value = self.read(values) if isinstance(values, dict) else Any
+        return dict[key, value]  # type: ignore[valid-type]
 
     def _reference(self, reference: str) -> Any:
         name = reference.removeprefix("#/$defs/")

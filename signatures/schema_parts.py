@@ -221,7 +221,9 @@ def enforceable(schema: Any) -> Any:
         return schema
     found = {key: enforceable(value) if key not in ("const", "enum", "default", "examples") else value
              for key, value in schema.items()}  # fmt: skip
-    form = found.get("format") if found.get("type") == "string" else None
+    if found.get("type") != "string":
+        return found  # of the properties of a model one may be called format
+    form = found.get("format")
     if form in _PLAIN or "pattern" in found:
         found.pop("format", None)
     elif form in _FORMATS:
@@ -236,4 +238,7 @@ def without(schema: Any, key: str) -> Any:
         return [without(item, key) for item in schema]
     if not isinstance(schema, dict):
         return schema
-    return {name: without(value, key) for name, value in schema.items() if name != key}
+    found = {name: without(value, key) for name, value in schema.items() if name != key}
+    if isinstance(properties := schema.get("properties"), dict):  # of which one may have this name
+        found["properties"] = {name: without(value, key) for name, value in properties.items()}
+    return found

@@ -344,7 +344,8 @@ def test_chain_of_thought_comes_back_with_its_reasoning(tmp_path):
     [
         str, int, float, bool, Literal["a", "b"], int | None, int | str | None, list[int], dict[str, float],
         Annotated[int, Field(ge=1, lt=9)], Annotated[str, StringConstraints(pattern="^x+$", max_length=4)],
-        list[Literal["p", "q"]], Line, list[Line], Size, tuple[int, str], set[int],
+        list[Literal["p", "q"]], Line, list[Line], Size, tuple[int, str], set[int], dict[Literal["a", "b"], float],
+        dict[Annotated[str, StringConstraints(pattern="^x+$")], int], dict[Annotated[str, Field(max_length=2)], float],
     ],
     ids=str,
 )  # fmt: skip
@@ -355,6 +356,7 @@ def test_a_type_rebuilt_from_its_schema_accepts_the_same_json(annotation):
     probes = [
         "a", "p", "small", "xx", "xxxxx", 1, 9, 2.5, True, None, [], [1], [1, 1], ["p"], [1, "a"], {}, {"a": 1.5},
         {"sku": "AB123", "count": 2}, {"sku": "AB123", "count": 0}, [{"sku": "AB123", "count": 2}], "", -1,
+        {"b": 1.0, "c": 2.0}, {"b": 1.0}, {"xx": 1}, {"x": 1, "y": 1}, {"long": 1.0},
     ]  # fmt: skip
 
     def accepts(adapter, value):
@@ -365,6 +367,12 @@ def test_a_type_rebuilt_from_its_schema_accepts_the_same_json(annotation):
         return True
 
     assert [accepts(rebuilt, p) for p in probes] == [accepts(original, p) for p in probes]
+
+
+def test_a_cited_type_is_one_again():
+    for annotation in (still.Cited[str], still.Cited[int], still.Cited[Literal["a", "b"]] | None):
+        rebuilt = type_from_schema(TypeAdapter(annotation).json_schema(), "field")
+        assert rebuilt == annotation
 
 
 def test_a_recursive_type_asks_for_the_program():

@@ -164,3 +164,20 @@ def test_a_default_stands_in_for_what_was_left_out():
     with serving('{"a": 1}') as server, still.context(lm=server.lm()):
         answer = asyncio.run(still.Predict(signature).acall(q="x"))
     assert (answer.a, answer.note) == (1, "-")
+
+
+def test_properties_may_be_called_as_keywords_are():
+    from still.signatures.schema_parts import enforceable, without
+
+    text = {"type": "string"}
+    schema = {"type": "object", "properties": {"format": text, "pattern": text, "type": text, "uniqueItems": text}}
+    assert enforceable(schema) == schema
+    assert without({**schema, "uniqueItems": True}, "uniqueItems") == schema
+
+
+def test_what_servers_do_not_know_is_in_no_part_of_a_schema():
+    class Names(still.Signature):
+        message: str = still.Input()
+        names: dict[Annotated[str, still.Quoted("message")], Literal["person", "place"]] = still.Output()
+
+    assert "x-quoted" not in json.dumps(answer_schema(constraints(Names)))

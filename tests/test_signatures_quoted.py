@@ -193,3 +193,7 @@ def test_it_is_part_of_what_is_saved():
     again = lower_type(type_from_schema(schema, "slots")).bound({"message": "one two"})
     assert accepts(again, json.dumps([{"name": "a", "value": "two"}]))
     assert not accepts(again, json.dumps([{"name": "a", "value": "three"}]))
+    schema = TypeAdapter(dict[Annotated[str, still.Quoted("message")], int]).json_schema()
+    again = lower_type(type_from_schema(schema, "counts")).bound({"message": "one two"})
+    assert accepts(again, '{"two": 2}')
+    assert not accepts(again, '{"three": 3}')

@@ -1,7 +1,8 @@
-"""Small helpers around DuckDB relations, shared by readers of files, datasets and the ledger."""
+"""Small helpers around DuckDB's files and relations, shared by readers of files, datasets, corpora and the ledger."""
 
 from __future__ import annotations
 
+import os
 import re
 from datetime import UTC, datetime, timedelta
 from os import PathLike, fspath
@@ -17,6 +18,17 @@ _ZONED = "TIMESTAMP WITH TIME ZONE"
 def literal_path(path: str) -> str:
     """`path` with glob characters bracketed: DuckDB expands `*`, `?` and `[` even in a bound parameter."""
     return re.sub(r"([*?\[])", r"[\1]", path)
+
+
+def put_in_place(made: PathLike[str], target: PathLike[str]) -> None:
+    """Give a file that was made aside its name, unless another process was faster: no other file is overwritten."""
+    try:
+        os.link(made, target)
+    except FileExistsError:
+        return
+    except OSError:  # some file systems have no hard links
+        if not os.path.lexists(target):
+            os.rename(made, target)
 
 
 def select(query: str, database: str | PathLike[str] | None) -> tuple[list[str], list[tuple[Any, ...]]] | None:

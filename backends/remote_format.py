@@ -18,7 +18,7 @@ from ..signatures.bridge import AdapterParseError, ChatAdapter, DspySignature, J
 from ..signatures.choice import Choice
 from ..signatures.constraint import Constraint
 from ..signatures.fieldset import allows_none
-from ..signatures.json_constraint import OPAQUE, JsonConstraint
+from ..signatures.json_constraint import JsonConstraint, holds
 from ..signatures.number import NumberConstraint
 from ..signatures.optional import OptionalConstraint
 from ..signatures.text import TextConstraint
@@ -217,14 +217,7 @@ def _with_digits(value: Any) -> Any:
 
 def _has_decimals(core: Any) -> bool:
     """Whether a core schema of pydantic has a Decimal in it."""
-    if isinstance(core, list | tuple):
-        return any(_has_decimals(part) for part in core)
-    if not isinstance(core, dict):
-        return False
-    # Without a type it has schemas by name, of fields or of alternatives: any name.
-    kind = core.get("type")
-    named = not isinstance(kind, str)
-    return kind == "decimal" or any(_has_decimals(part) for key, part in core.items() if named or key not in OPAQUE)
+    return holds(core, lambda part: part.get("type") == "decimal")
 
 
 def _inner(constraint: Constraint) -> Constraint:

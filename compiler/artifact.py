@@ -33,6 +33,7 @@ from ..signatures.bridge import Module
 from ..signatures.executor import AdapterFolder
 from ..signatures.knob import knob_values, named_knobs
 from .canonical import digest as digest_of
+from .canonical import storable
 from .evidence import prompt_text
 from .identity import resources
 from .program_schema import check_resources, check_same, describe, import_program, rebuild
@@ -229,7 +230,7 @@ def _write(target: Path, files: Mapping[str, str | bytes]) -> None:
     try:
         lines = []
         for name, text in sorted(files.items()):
-            content = _encoded(text) if isinstance(text, str) else text
+            content = storable(text).encode() if isinstance(text, str) else text
             (temporary / name).parent.mkdir(parents=True, exist_ok=True)
             (temporary / name).write_bytes(content)
             lines.append(f"{hashlib.sha256(content).hexdigest()}  {name}\n")
@@ -246,11 +247,6 @@ def _write(target: Path, files: Mapping[str, str | bytes]) -> None:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-
-
-def _encoded(text: str) -> bytes:
-    """As UTF-8, halves of surrogate pairs as U+FFFD: data and models may hold them, UTF-8 cannot."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
 
 
 def _json(data: Any) -> str:

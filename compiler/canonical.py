@@ -57,6 +57,11 @@ def digest(value: Any) -> str:
     return hashlib.sha256(canonical_json(value).encode("ascii")).hexdigest()
 
 
+def storable(text: str) -> str:
+    """Half surrogate pairs become U+FFFD: data and models may hold them, UTF-8 cannot."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def example_digest(example: Example) -> str:
     """sha256 of an example's content: its inputs and labels, whatever their order.
 

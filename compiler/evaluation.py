@@ -52,6 +52,16 @@ class Ran:
     reached: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A candidate on an example, by their digests, and the key of what comes of it."""
+
+    key: str
+    candidate_id: str
+    example_id: str
+    example: Example
+
+
 @dataclass(slots=True)
 class Evaluator:
     """Scores candidates of one program with one LM; what the ledger already has is not run again."""
@@ -90,7 +100,7 @@ class Evaluator:
 
     def settled(self, candidate: Candidate, examples: Sequence[Example], split: str) -> list[tuple[Outcome, Run] | None]:
         """What is known by now of a candidate, per example; None where it was not run."""
-        return [self._done.get(key) for key in self._keys(candidate.digest, examples, split)]
+        return [self._done.get(case.key) for case in self._cases(candidate.digest, examples, split)]
 
     def rollouts(self, candidate: Candidate, examples: Sequence[Example]) -> list[Rollout]:
         """Runs with their traces."""
@@ -120,68 +130,66 @@ class Evaluator:
 
     def _run_all(self, candidate: Candidate, examples: Sequence[Example], split: str) -> list[tuple[Outcome, Run]]:
         digest = candidate.digest
-        keys = self._keys(digest, examples, split)
+        cases = self._cases(digest, examples, split)
         # By key: an example that stands in the data twice is run once.
-        unsettled = {key: example for key, example in zip(keys, examples, strict=True) if key not in self._done}
+        unsettled = {case.key: case for case in cases if case.key not in self._done}
         if not unsettled:
             self._introduce(candidate, digest)
-            return [self._done[key] for key in keys]
+            return [self._done[case.key] for case in cases]
         if self._there is None:
             self._there = self.ledger.evaluation_ids(model_digest(self.lm))
         known = self.ledger.lookup(found) if (found := self._there & unsettled.keys()) else {}
         variant = name_predictors(candidate.apply(self.program))
         # Without a budget one batch: the engine is then never left with less than it could do.
         size = BATCH if self.spending.limited else max(1, len(unsettled))
-        rows = list(unsettled.items())
+        rows = list(unsettled.values())
         for begin in range(0, len(rows), size):
             self.spending.check()
             self._introduce(candidate, digest)
             batch = rows[begin : begin + size]
-            for key, example in batch:
-                if key in known and (run := self._format.from_row(known[key])) is not None:
-                    outcome = self._score(example, run, split, _costs(known[key]))
-                    self._settle(key, (digest, example_digest(example)), outcome, run, split)
-            self._run_missing(digest, variant, {k: e for k, e in batch if k not in self._done}, split)
-        return [self._done[key] for key in keys]
+            for case in batch:
+                row = known.get(case.key)
+                if row is not None and (run := self._format.from_row(row)) is not None:
+                    self._settle(case, self._score(case.example, run, split, _costs(row)), run, split)
+            self._run_missing(variant, [case for case in batch if case.key not in self._done], split)
+        return [self._done[case.key] for case in cases]
 
-    def _settle(self, key: str, of: tuple[str, str], outcome: Outcome, run: Run, split: str) -> None:
-        """of: the candidate's and the example's digest."""
-        self._done[key] = outcome, run
+    def _settle(self, case: Case, outcome: Outcome, run: Run, split: str) -> None:
+        self._done[case.key] = outcome, run
         self.ledger.record(
             ScoreRow(
-                run_id=self.run_id, evaluation_id=key, candidate_id=of[0], example_id=of[1], split=split,
-                score=outcome.score, fields=outcome.fields, error=outcome.error,
+                run_id=self.run_id, evaluation_id=case.key, candidate_id=case.candidate_id, example_id=case.example_id,
+                split=split, score=outcome.score, fields=outcome.fields, error=outcome.error,
             )
         )  # fmt: skip
         self.spending.add(outcome)
         self.watcher.advance(outcome)
 
-    def _run_missing(self, digest: str, variant: Module, missing: Mapping[str, Example], split: str) -> None:
+    def _run_missing(self, variant: Module, missing: Sequence[Case], split: str) -> None:
         if not missing:
             return
         executor = ThreadPoolExecutor(WORKERS, thread_name_prefix="still-example")
         try:
             begun = time.perf_counter()
-            pending: dict[Future[Ran], str] = {
-                executor.submit(self._run_one, variant, example, split, self.recall): key
-                for key, example in missing.items()
+            pending: dict[Future[Ran], Case] = {
+                executor.submit(self._run_one, variant, case.example, split, self.recall): case for case in missing
             }
             while pending:
                 # A timeout lets Ctrl-C through on platforms where waiting on a lock does not.
                 done, _ = wait(pending, timeout=1.0, return_when=FIRST_COMPLETED)
                 for future in done:
-                    key = pending.pop(future)
+                    case = pending.pop(future)
                     ran = future.result()
                     outcome, run = ran.outcome, ran.run
                     # Examples run side by side: each is given the time since the one before it, so that sums are true.
                     ended = time.perf_counter()
                     outcome, begun = replace(outcome, seconds=ended - begun), ended
                     if ran.reached:
-                        self.ledger.record(self._row(key, digest, missing[key], split, outcome, run))
+                        self.ledger.record(self._row(case, split, outcome, run))
                     for purpose, calls in ran.asked.items():
-                        for row in call_rows(calls, purpose, self.run_id, key):
+                        for row in call_rows(calls, purpose, self.run_id, case.key):
                             self.ledger.record(row)
-                    self._settle(key, (digest, example_digest(missing[key])), outcome, run, split)
+                    self._settle(case, outcome, run, split)
         finally:
             executor.shutdown(wait=False, cancel_futures=True)
 
@@ -224,18 +232,22 @@ class Evaluator:
         scores = {step.predictor: step.scores for step in run.trace if step.scores}
         return Outcome(score.value, fields, feedback=score.feedback, option_scores=scores, **spent, **_judged(judged))
 
-    def _keys(self, digest: str, examples: Sequence[Example], split: str) -> list[str]:
-        """Of a candidate's evaluations; digest: the candidate's."""
+    def _cases(self, digest: str, examples: Sequence[Example], split: str) -> list[Case]:
+        """digest: the candidate's."""
         shared = {"program": self.program_id, "candidate": digest, "model": model_digest(self.lm)}
-        return [evaluation_key(**shared, example=example_digest(e), traced=split == "rollout") for e in examples]
+        return [
+            Case(evaluation_key(**shared, example=found, traced=split == "rollout"), digest, found, example)
+            for example in examples
+            for found in [example_digest(example)]
+        ]
 
-    def _row(self, key: str, digest: str, example: Example, split: str, outcome: Outcome, run: Run) -> EvaluationRow:
+    def _row(self, case: Case, split: str, outcome: Outcome, run: Run) -> EvaluationRow:
         rollout = split == "rollout"
         stored = self._format.to_stored(run, rollout or self._several, {} if rollout else outcome.option_scores)
         return EvaluationRow(
-            evaluation_id=key,
-            candidate_id=digest,
-            example_id=example_digest(example),
+            evaluation_id=case.key,
+            candidate_id=case.candidate_id,
+            example_id=case.example_id,
             split=split,
             model_digest=model_digest(self.lm),
             prediction=stored,

@@ -17,6 +17,8 @@ from ..optimizers.context import PredictorTrace
 from ..signatures.bridge import Module, Prediction
 from ..signatures.executor import Completion
 from ..signatures.prediction import Prediction as ScoredPrediction
+from ..signatures.prediction import from_values
+from ..signatures.values import is_same
 from .canonical import to_jsonable
 from .ledger_rows import EvaluationRow
 
@@ -89,11 +91,11 @@ class RunFormat:
         parts = {"plain": plain, "probabilities": shares, "truncated": list(told.truncated)}
         answer = {"values": values, **{name: part for name, part in parts.items() if part}}
         again = self._prediction(answer)
-        return answer if all(_same(again[name], live[name]) for name in values) else {}
+        return answer if all(is_same(again[name], live[name]) for name in values) else {}
 
     def _makes(self, name: str, value: Any, live: Any) -> bool:
         with suppress(ValidationError):
-            return _same(self._typed(name, value), live)
+            return is_same(self._typed(name, value), live)
         return False
 
     def _prediction(self, stored: Mapping[str, Any]) -> Prediction:
@@ -103,9 +105,7 @@ class RunFormat:
             field: {self._option(field, value): share for value, share in found}
             for field, found in stored.get("probabilities", ())
         }
-        made = ScoredPrediction()
-        for name, value in values.items():  # not as arguments: an output may be called as one of dspy's own
-            made[name] = value
+        made = from_values(values)
         made._completion = Completion(values, probabilities=shares, truncated=tuple(stored.get("truncated", ())))
         return made
 
@@ -139,13 +139,6 @@ def _merged(parts: Iterable[Types]) -> Types:
 
 def _read(kind: TypeAdapter[Any] | None, value: Any) -> Any:
     return value if kind is None else kind.validate_json(json.dumps(value), by_alias=True, by_name=True)
-
-
-def _same(one: Any, other: Any) -> bool:
-    try:
-        return type(one) is type(other) and bool(one == other)
-    except Exception:  # an array, say, whose comparison is one too
-        return False
 
 
 def _as_shown(values: dict[str, Any]) -> Any:

@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ..backends.duck import put_in_place
 from ..backends.readers import first_line
 from ..errors import LedgerError
 from . import ledger_views
@@ -99,7 +100,7 @@ class LedgerFile:
             with duckdb.connect(str(aside)) as connection:
                 connection.execute(SCHEMA + ledger_views.SCHEMA)
                 connection.execute("INSERT INTO meta VALUES (?)", [SCHEMA_VERSION])
-            _put(aside, self._key)
+            put_in_place(aside, Path(self._key))
         except (OSError, duckdb.Error) as error:
             raise LedgerError(
                 f"{self.path}: cannot be created: {first_line(error)}; choose a folder that can be written"
@@ -122,18 +123,6 @@ class LedgerFile:
                 f"{self.path}: is a ledger of version {version}, this Still writes version {SCHEMA_VERSION}; "
                 "move it away, or choose another path"
             )
-
-
-def _put(source: Path, target: str) -> None:
-    """Give `source` the name `target` unless another process was faster."""
-    try:
-        os.link(source, target)
-    except FileExistsError:
-        return
-    except OSError:  # some file systems have no hard links
-        if os.path.lexists(target):
-            return
-        os.rename(source, target)
 
 
 def _run(operation: Callable[[DuckDBPyConnection], T], connection: DuckDBPyConnection, path: Path) -> T:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Self
 from pydantic import Field, TypeAdapter, ValidationError
 
 from ..errors import DatasetError, LedgerError
-from .canonical import digest, to_jsonable
+from .canonical import digest, storable, to_jsonable
 
 Integer = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 Count = Annotated[int, Field(ge=0, lt=2**63)]
@@ -248,15 +248,10 @@ def _to_sql(value: Any, is_json: bool) -> Any:
     if value is None:
         return None
     if is_json:
-        return _storable(json.dumps(to_jsonable(value), ensure_ascii=False, separators=(",", ":")))
+        return storable(json.dumps(to_jsonable(value), ensure_ascii=False, separators=(",", ":")))
     if isinstance(value, datetime):
         return value.astimezone(UTC).replace(tzinfo=None)
-    return _storable(value) if isinstance(value, str) else value
-
-
-def _storable(text: str) -> str:
-    """Half surrogate pairs become U+FFFD: a model may emit them, UTF-8 cannot hold them."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return storable(value) if isinstance(value, str) else value
 
 
 def _from_sql(value: Any, is_json: bool) -> Any:

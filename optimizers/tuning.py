@@ -14,11 +14,13 @@ from pydantic_core import to_jsonable_python
 
 from ..errors import ConstraintError, EngineError, ModelError, SignatureError, TrainingError
 from ..signatures.adapter import PlanAdapter
-from ..signatures.bridge import DspyChainOfThought, DspyPredict, Example, Module, Prediction
+from ..signatures.bridge import DspyChainOfThought, DspyPredict, Example, Module
 from ..signatures.bridge import context as running
 from ..signatures.executor import AdapterFolder
 from ..signatures.fieldset import constraints
 from ..signatures.layout import lower
+from ..signatures.prediction import from_values
+from ..signatures.values import is_same
 from .candidate import Candidate, asked_signature, current_state
 from .context import EvaluationContext, PassResult, Standing
 from .racing import race
@@ -164,7 +166,7 @@ class Tuned:
             except (KeyError, ConstraintError, SignatureError, TrainingError):
                 found.append([])
             else:
-                found.append([Scored(row, context.score(example, _prediction(values)))])
+                found.append([Scored(row, context.score(example, from_values(values)))])
         return found
 
     def tasks(self, program: Module, context: EvaluationContext, indices: Sequence[int]) -> tuple[list[Task], str]:
@@ -181,7 +183,7 @@ class Tuned:
             inputs = {field: example.get(field) for field in plan.slots}
 
             def reward(values: dict[str, Any], example: Any = example) -> float:
-                return context.score(example, _prediction(values))
+                return context.score(example, from_values(values))
 
             made.append(
                 plan_task(plan.bound(inputs), inputs, local.prompter, reward, key=str(i), predictor=self.predictor)
@@ -198,13 +200,6 @@ class Tuned:
         """The signature of a call."""
         (_, predictor), *_ = self.candidate.apply(program).named_predictors()
         return asked_signature(predictor)
-
-
-def _prediction(values: Mapping[str, Any]) -> Prediction:
-    made = Prediction()
-    for name, value in values.items():  # not as arguments: an output may be called as one of dspy's own
-        made[name] = value
-    return made
 
 
 class _Calls(list[Any]):
@@ -233,22 +228,15 @@ def _own_doing(calls: _Calls, returned: Mapping[str, Any], slots: Iterable[str],
     if len(calls) != 1:
         return f"this one calls its predictor {len(calls)} times"
     ((inputs, outputs),) = calls
-    if changed := [name for name in slots if not _same(inputs.get(name), example.get(name))]:
+    if changed := [name for name in slots if not is_same(inputs.get(name), example.get(name))]:
         return f"this one gives it inputs of its own making, {changed}"
     if changed := sorted(
         name
         for name in {*outputs, *returned}
-        if name not in outputs or name not in returned or not _same(outputs[name], returned[name])
+        if name not in outputs or name not in returned or not is_same(outputs[name], returned[name])
     ):
         return f"this one returns something else, {changed}"
     return ""
-
-
-def _same(one: Any, other: Any) -> bool:
-    try:
-        return type(one) is type(other) and bool(one == other)
-    except Exception:  # an array, say, whose comparison is one too
-        return False
 
 
 Train = Callable[[Tuned, Module, EvaluationContext, Path], str]

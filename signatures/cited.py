@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from .constraint import Constraint, literal
-from .json_constraint import OPAQUE
+from .json_constraint import holds
 from .passage import Passage, read_passages
 
 T = TypeVar("T")
@@ -131,15 +131,7 @@ class CitedConstraint(Constraint):
 
 def holds_cited(core: Any) -> bool:
     """Whether a core schema of pydantic has a `Cited` in it."""
-    if isinstance(core, list | tuple):
-        return any(holds_cited(part) for part in core)
-    if not isinstance(core, dict):
-        return False
-    kind = core.get("type")
-    if kind == "model" and issubclass(core["cls"], Cited):
-        return True
-    # Without a kind it has schemas by name, of fields or of alternatives: any name.
-    return any(holds_cited(part) for key, part in core.items() if not isinstance(kind, str) or key not in OPAQUE)
+    return holds(core, lambda part: part.get("type") == "model" and issubclass(part["cls"], Cited))
 
 
 def _numbers(text: str) -> tuple[int, ...]:

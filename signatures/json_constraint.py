@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -17,7 +17,7 @@ from .values import in_order
 _SPACING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": ", "coerce_one_of": True}
 _FIELDS = frozenset({"model-field", "dataclass-field", "typed-dict-field"})
 _HIDING = ("serialization_exclude", "serialization_exclude_if")
-OPAQUE = frozenset({"metadata", "cls", "default", "members", "expected", "config", "computed_fields"})
+_OPAQUE = frozenset({"metadata", "cls", "default", "members", "expected", "config", "computed_fields"})
 """Parts of a core schema that hold no further schemas of what is read."""
 
 
@@ -77,13 +77,24 @@ class JsonConstraint(Constraint):
         return self._adapter.serializer if readable == core else SchemaSerializer(readable, None, _use_prebuilt=False)
 
 
+def holds(core: Any, test: Callable[[dict[str, Any]], bool]) -> bool:
+    """Whether a core schema of pydantic has a part that passes the test."""
+    if isinstance(core, list | tuple):
+        return any(holds(part, test) for part in core)
+    if not isinstance(core, dict):
+        return False
+    # Without a type it has schemas by name, of fields or of alternatives: any name.
+    named = not isinstance(core.get("type"), str)
+    return test(core) or any(holds(part, test) for key, part in core.items() if named or key not in _OPAQUE)
+
+
 def _readable(core: Any) -> Any:
     """A core schema whose fields are written under the names they are read by, all of them."""
     if isinstance(core, list):
         return [_readable(item) for item in core]
     if not isinstance(core, dict):
         return core
-    found = {key: value if key in OPAQUE else _readable(value) for key, value in core.items()}
+    found = {key: value if key in _OPAQUE else _readable(value) for key, value in core.items()}
     if found.get("type") in _FIELDS:
         for key in (*_HIDING, "serialization_alias"):
             found.pop(key, None)

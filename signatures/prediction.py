@@ -44,6 +44,14 @@ class Prediction(DspyPrediction):  # type: ignore[misc]  # dspy ships no types
         return self._completion if name == "completion" else getattr(self._completion, name)
 
 
+def from_values(values: Mapping[str, Any]) -> Prediction:
+    """A `Prediction` of these values. Not made with them as arguments: an output may be called as one of dspy's own."""
+    made = Prediction()
+    for name, value in values.items():
+        made[name] = value
+    return made
+
+
 def prediction(answers: list[dict[str, Any]], signature: Any) -> Prediction:
     """A `Prediction` of what an adapter returned."""
     made: Prediction = Prediction.from_completions(answers, signature=signature)

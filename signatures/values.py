@@ -41,6 +41,14 @@ def value_text(value: Any, field: str) -> str:
     return _encodable(json.dumps(in_order(_with_sets(value), plain), ensure_ascii=False), field)
 
 
+def is_same(one: Any, other: Any) -> bool:
+    """Whether two values are equal and of one type."""
+    try:
+        return type(one) is type(other) and bool(one == other)
+    except Exception:  # an array, say, whose comparison is one too
+        return False
+
+
 def in_order(plain: Any, data: Any) -> Any:
     """`data` with the items of sets sorted: a set has another order in every process, and a prompt must not.
 

@@ -18,7 +18,7 @@ from still.optimizers.weights.lora import Lora
 from still.optimizers.weights.pairs import Pair, Scored, choice_pairs, given_pairs, prompt_of, ranked_pairs
 from still.optimizers.weights.preference import LOSSES, LossShape, PairScores, preference_loss
 from still.optimizers.weights.student import Student
-from weights_toys import open_student, row, write_base
+from weights_toys import Unmoved, open_student, row, write_base
 
 CHOSEN, REJECTED = [-2.0, -9.0, -4.0], [-3.0, -5.0, -12.5]
 REF_CHOSEN, REF_REJECTED = [-2.5, -6.0, -8.0], [-2.0, -6.5, -10.0]
@@ -301,17 +301,6 @@ def threads(request):
     torch.set_num_threads(request.param)
     yield request.param
     torch.set_num_threads(before)
-
-
-class Unmoved:
-    """Takes no step: gradients stay where they are."""
-
-    def add(self, loss):
-        loss.backward()
-        return float(loss.detach())
-
-    def take(self):
-        pass
 
 
 @pytest.mark.parametrize("loss", ["sigmoid", {"aot": 1.0, "sft": 0.5}], ids=["by pair", "by batch"])

@@ -15,7 +15,7 @@ from still.optimizers.weights import grpo, layout
 from still.optimizers.weights.grpo import GrpoSettings, advantages, token_terms, train_grpo
 from still.optimizers.weights.policy import parameters_at, snapshot
 from still.optimizers.weights.reward import EngineRollouts, Sample, Task
-from weights_toys import END, open_student, row, write_base
+from weights_toys import END, Unmoved, open_student, row, write_base
 
 GRAMMAR = 'start: "x=" /[a-d]/ ";" /[a-d]/ "!"'
 
@@ -209,17 +209,6 @@ def test_samples_must_fit_their_rows(base):
     samples = [Sample(row("q", "ab"), (-1.0,), 0.0), Sample(row("q", "cd"), (-1.0, -1.0), 1.0)]
     with pytest.raises(TrainingError, match="1 numbers for the 2 loss tokens"):
         train_grpo(open_student(base), ["q"], Fixed([samples]), GrpoSettings(steps=1))
-
-
-class Unmoved:
-    """Takes no step: gradients stay where they are."""
-
-    def add(self, loss):
-        loss.backward()
-        return float(loss.detach())
-
-    def take(self):
-        pass
 
 
 def test_a_step_in_parts_is_the_step(base, monkeypatch):

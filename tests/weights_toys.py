@@ -33,3 +33,14 @@ def row(prompt, answer, key=""):
     """Text of ASCII as tokens; loss on the answer."""
     tokens = (*prompt.encode(), *answer.encode())
     return Row(tokens, tuple(i >= len(prompt) for i in range(len(tokens))), key=key)
+
+
+class Unmoved:
+    """Takes no step: gradients stay where they are."""
+
+    def add(self, loss):
+        loss.backward()
+        return float(loss.detach())
+
+    def take(self):
+        pass

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import RetrievalError
+from ..duck import put_in_place
 from .gate import gate_of
 from .words import check_language
 
@@ -98,20 +99,9 @@ def _create(path: Path, language: str) -> None:
         with connect(aside, read_only=False) as made:
             made.execute(SCHEMA + INDEX.format(schema="main"))
             made.executemany("INSERT INTO meta VALUES (?, ?)", [["format", FORMAT], ["language", language]])
-        _put(aside, target)
+        put_in_place(aside, target)
     except OSError as error:
         raise RetrievalError(f"{path}: cannot be created: {error}; choose a folder that can be written") from error
     finally:
         with suppress(OSError):
             aside.unlink()
-
-
-def _put(source: Path, target: Path) -> None:
-    """Give `source` the name `target` unless another process was faster."""
-    try:
-        os.link(source, target)
-    except FileExistsError:
-        return
-    except OSError:  # some file systems have no hard links
-        if not os.path.lexists(target):
-            os.rename(source, target)

@@ -22,7 +22,7 @@ EXPLICIT = 1 << 22
 never holds them, takes on the CPU four times as long for its gradient."""
 PASS_NODES = 2048
 """In one forward and backward pass. What is kept for the gradient takes about 1.5 MB a node with a model of 135 million
-parameters; SFT cuts its batches at as many tokens."""
+parameters."""
 
 
 @dataclass(frozen=True, slots=True)

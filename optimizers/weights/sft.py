@@ -19,14 +19,14 @@ from typing import Any
 
 from ...errors import TrainingError
 from .checkpoint import Checkpoint
+from .layout import PASS_NODES
 from .policy import Descent, memory_errors, peak_memory
 from .row import Row
 from .student import Student
 
 MIN_ROWS = 8
-PASS_TOKENS = 2048
-"""In one forward and backward pass: a batch of longer rows is computed in parts, whose gradients are added. What is kept
-for the gradient takes about 1.5 MB a token with a model of 135 million parameters."""
+PASS_TOKENS = PASS_NODES
+"""In one forward and backward pass: a batch of longer rows is computed in parts, whose gradients are added."""
 FEW_ROWS = 1000
 """Below it a batch is 8 by default, else 16. Measured on 600 rows and on 2,000 and more (docs/benchmarks.md): half the batch
 is twice the steps, which few rows need, for a quarter more time."""

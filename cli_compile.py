@@ -26,6 +26,9 @@ def compile_(
         str, typer.Option(help="O0 measures; O1 demonstrations, decisions; O2 instructions, knobs; O3 weights.")
     ] = "O1",
     model: Annotated[str, typer.Option(help="Local model to compile for.")] = "smollm2-135m",
+    teacher: Annotated[
+        str | None, typer.Option(help="Proposes instructions, runs what is shown: FILE.py:NAME of an LM, or a local model.")
+    ] = None,
     objective: Annotated[str, typer.Option(help="quality, latency, or both with a comma: the first decides.")] = "quality",
     embedder: Annotated[str, typer.Option(help="Finds the nearest examples: minilm, a folder, a hub id; words.")] = "minilm",
     plan: Annotated[bool, typer.Option("--plan", help="Time a few calls, say what it would cost, and stop.")] = False,
@@ -51,6 +54,7 @@ def compile_(
     given = None if dev is None else Dataset.read(dev, inputs=present_inputs(dev, names))
     options: dict[str, Any] = {
         "metric": named(metric) if ":" in metric else metric, "level": level, "lm": model, "seed": seed,
+        "teacher": named(teacher) if teacher and ".py:" in teacher else teacher,
         "budget": _budget(seconds, calls, tokens), "objective": tuple(part.strip() for part in objective.split(",")),
         "embedder": None if embedder == "words" else embedder,
     }  # fmt: skip

@@ -7,6 +7,12 @@ from collections.abc import Iterable, Iterator
 from ..backends.meter import LMCall
 from .invocation import name_of
 from .ledger import CallRow
+from .ledger_rows import Request
+
+
+def requests(calls: Iterable[LMCall]) -> list[Request]:
+    """As they are kept beside the answer that they led to."""
+    return [(call.model, call.prompt_tokens, call.decoded_tokens) for call in calls]
 
 
 def call_rows(

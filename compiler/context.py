@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..backends.meter import metered
 from ..errors import MetricError
 from ..optimizers.budget import OutOfBudget, Spending
 from ..optimizers.candidate import Candidate
 from ..optimizers.context import Outcome, Rollout, Standing
 from ..signatures.bridge import Example, Module
+from .call_log import requests
+from .canonical import digest
 from .dataset import Dataset
 from .evaluation import Evaluator
 from .evidence import Course
-from .ledger import Ledger
+from .identity import model_digest
+from .ledger import AnswerRow, Ledger
+from .lms import lm_name
 from .progress import ProgressBar
 from .verdicts import Verdicts, kept_in
 
@@ -65,6 +70,18 @@ class CompileContext:
         """Show it in the progress bar, and look at the budget."""
         self.progress.describe(text)
         self.evaluator.spending.check()
+
+    def ask_once(self, question: Any, ask: Callable[[], str]) -> str:
+        """From the ledger, or asked and kept there."""
+        book, key = self.evaluator.ledger, digest([model_digest(self.proposer), question])
+        if (row := book.answer(key)) is not None:
+            self.evaluator.spending.add_kept([prompt + decoded for _, prompt, decoded in row.calls])
+            return row.text
+        with metered() as meter:
+            text = ask()
+        calls, asked = requests(meter.log), lm_name(self.proposer)
+        book.record(AnswerRow(answer_id=key, model=asked, text=text, calls=calls, run_id=self.evaluator.run_id))
+        return text
 
     def expect(self, examples: int) -> None:
         """Size the progress bar."""

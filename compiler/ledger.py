@@ -18,6 +18,7 @@ from ..backends.readers import first_line
 from ..errors import LedgerError
 from .ledger_file import LedgerFile
 from .ledger_rows import (
+    AnswerRow,
     ArtifactRow,
     CallRow,
     CandidateRow,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "READY_QUERIES",
+    "AnswerRow",
     "ArtifactRow",
     "CallRow",
     "CandidateRow",
@@ -168,6 +170,10 @@ class Ledger:
     def verdicts(self, judge: str) -> list[VerdictRow]:
         """What the judge with this name has said, oldest first."""
         return self._select(VerdictRow, "judge = $1 ORDER BY created_at, verdict_id", [judge])
+
+    def answer(self, answer_id: str) -> AnswerRow | None:
+        """The answer with this id, if there is one."""
+        return next(iter(self._select(AnswerRow, "answer_id = $1", [answer_id])), None)
 
     def artifacts(self) -> list[ArtifactRow]:
         """All artifacts that were saved, oldest first."""

@@ -17,8 +17,10 @@ Integer = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 Rate = Annotated[float, Field(ge=0, le=1)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Request = tuple[str, Count, Count]
+"""To a language model: its name, prompt tokens and decoded tokens."""
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 # Times are stored without zone, in UTC. Rows refer to each other by content, without foreign keys: an evaluation may be
 # written by one run and used by all later ones.
@@ -47,6 +49,9 @@ CREATE TABLE calls (
 CREATE TABLE verdicts (
   verdict_id VARCHAR PRIMARY KEY, judge VARCHAR NOT NULL, score DOUBLE NOT NULL, feedback VARCHAR NOT NULL,
   calls JSON NOT NULL, run_id VARCHAR NOT NULL, created_at TIMESTAMP NOT NULL);
+CREATE TABLE answers (
+  answer_id VARCHAR PRIMARY KEY, model VARCHAR NOT NULL, text VARCHAR NOT NULL, calls JSON NOT NULL,
+  run_id VARCHAR NOT NULL, created_at TIMESTAMP NOT NULL);
 CREATE TABLE artifacts (
   path VARCHAR NOT NULL, digest VARCHAR NOT NULL, run_id VARCHAR NOT NULL, candidate_id VARCHAR NOT NULL,
   name VARCHAR NOT NULL, score DOUBLE NOT NULL, created_at TIMESTAMP NOT NULL, PRIMARY KEY (path, digest));
@@ -202,8 +207,7 @@ class CallRow(LedgerRow):
 
 @dataclass(frozen=True, kw_only=True)
 class VerdictRow(LedgerRow):
-    """What a judge said: `verdict_id` digests the judge, its model and the question. calls: [model, prompt tokens, decoded
-    tokens] of each request that it took."""
+    """What a judge said: `verdict_id` digests the judge, its model and the question. calls: the requests that it took."""
 
     TABLE = "verdicts"
     JSON = frozenset({"calls"})
@@ -212,7 +216,22 @@ class VerdictRow(LedgerRow):
     judge: str
     score: Rate
     feedback: str = ""
-    calls: Sequence[tuple[str, Count, Count]] = ()
+    calls: Sequence[Request] = ()
+    run_id: str
+    created_at: datetime = field(default_factory=now)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerRow(LedgerRow):
+    """What a teacher answered to a pass: `answer_id` digests the model and the question. calls: the requests it took."""
+
+    TABLE = "answers"
+    JSON = frozenset({"calls"})
+
+    answer_id: str
+    model: str
+    text: str
+    calls: Sequence[Request] = ()
     run_id: str
     created_at: datetime = field(default_factory=now)
 
@@ -240,7 +259,8 @@ def evaluation_key(program: str, candidate: str, example: str, model: str, **mor
 
 
 _CHECKERS: dict[type, TypeAdapter[Any]] = {
-    kind: TypeAdapter(kind) for kind in (RunRow, CandidateRow, EvaluationRow, ScoreRow, CallRow, VerdictRow, ArtifactRow)
+    kind: TypeAdapter(kind)
+    for kind in (RunRow, CandidateRow, EvaluationRow, ScoreRow, CallRow, VerdictRow, AnswerRow, ArtifactRow)
 }
 
 

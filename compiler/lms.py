@@ -11,12 +11,12 @@ from ..signatures.bridge import BaseLM, Module, settings
 from .identity import sampling_settings, weights_digest
 
 
-def usable_lm(lm: Any) -> Any:
+def usable_lm(lm: Any, argument: str = "lm") -> Any:
     """The LM an argument means: an LM, or the name of a local model. Raises `StillError` for anything else."""
     if isinstance(lm, str):
         return LM(lm)
     if not isinstance(lm, BaseLM):
-        raise StillError(f"lm={lm!r}: give a still.LM, a dspy.LM, or the name of a local model")
+        raise StillError(f"{argument}={lm!r}: give a still.LM, a dspy.LM, or the name of a local model")
     return lm
 
 

@@ -77,7 +77,7 @@ def make_task(
     if embedder is not None and embedder != DEFAULT_EMBEDDER:
         embedder_of(embedder)  # a name that is no model's should fail now; the default one may be missing, see the pass
     program, lm = resolve(program, lm)
-    proposer = usable_lm(teacher) if teacher is not None else None
+    proposer = usable_lm(teacher, "teacher") if teacher is not None else None
     if dev is None:
         split = train.split(train=0.6, dev=0.4, test=0, seed=seed)
         train, dev = split.train, split.dev

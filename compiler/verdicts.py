@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 from ..backends.meter import LMCall, count_call
+from .call_log import requests
 from .ledger import Ledger, VerdictRow
 from .metric import Score
 
@@ -34,7 +35,7 @@ class Verdicts:
 
     def keep(self, judge: str, key: str, score: Score, calls: list[LMCall]) -> None:
         """Write an answer, and the requests that it took."""
-        spent = [(call.model, call.prompt_tokens, call.decoded_tokens) for call in calls]
+        spent = requests(calls)
         row = VerdictRow(
             verdict_id=key, judge=judge, score=score.value, feedback=score.feedback, calls=spent, run_id=self._run_id
         )

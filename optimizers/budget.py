@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ..backends.meter import Meter
@@ -73,6 +74,11 @@ class Spending:
         """Count a finished example."""
         self.calls += outcome.calls + outcome.metric_calls
         self.tokens += outcome.prompt_tokens + outcome.decoded_tokens + outcome.metric_tokens
+
+    def add_kept(self, tokens: Sequence[int]) -> None:
+        """Count requests whose answer was kept, by the tokens each took when it was made."""
+        self.calls += len(tokens)
+        self.tokens += sum(tokens)
 
     def spent(self) -> dict[str, float]:
         """Seconds, calls and tokens so far."""

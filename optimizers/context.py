@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -108,6 +108,11 @@ class EvaluationContext(Protocol):
 
     def report(self, text: str) -> None:
         """Say what is being done. Call it now and then in long work: it raises `OutOfBudget` where the budget is spent."""
+
+    def ask_once(self, question: Any, ask: Callable[[], str]) -> str:
+        """What the proposer answers to a question: from the ledger where it has answered it before, else what `ask()`
+        returns, which is kept there. question: all that decides the answer, as plain data. Where `ask` raises, nothing is
+        kept."""
 
     def expect(self, examples: int) -> None:
         """Announce how many example runs the pass will ask for at most, for the progress bar."""

@@ -19,7 +19,7 @@ from .context import PERFECT, EvaluationContext, Forecast, Outcome, PassResult, 
 from .credit import blame, called, draw_predictor
 from .pareto import pick_parent
 from .proposals import Failure, proposals
-from .racing import challenge, gains, measure, race
+from .racing import challenge, gains, joined, measure, race
 from .rewrites import rewrites
 from .work import SHARE, Allowance
 
@@ -82,11 +82,11 @@ class Instructions:
         examples, outcomes = _practised(program, baseline, context, "proposals")
         for name, predictor in _used(program, baseline, used):
             failures = _failures(name, examples, outcomes)
-            asked = predictor.signature, context.train, failures, context.proposer
-            for i, text in enumerate(_said(proposals(*asked, PROPOSALS, context.seed, told, failed), context)):
+            asked = proposals(predictor.signature, failures, context, PROPOSALS, context.seed, told, failed)
+            for i, text in enumerate(_said(asked, context)):
                 made.append(changed(baseline, name, predictor, f"proposal {i + 1}", {"instructions": text}))
         context.expect((len(made) + ROUNDS) * len(context.dev))
-        return _joined(race(program, unique([standings[0].candidate, *made]), context), standings)
+        return joined(race(program, unique([standings[0].candidate, *made]), context), standings)
 
     def _reflect(
         self, program: Module, standings: Sequence[Standing], context: EvaluationContext, number: int, failed: list[str]
@@ -99,14 +99,13 @@ class Instructions:
         predictors = dict(_lowered(parent.candidate.apply(program)))
         name = draw_predictor(list(predictors), blame(examples, outcomes), f"{context.seed}/{draw}")
         predictor, failures = predictors[name], _failures(name, examples, outcomes)
-        asked = predictor.signature, context.train, failures, context.proposer
         seed, told = context.seed * 1000 + number, brief(program, context.train, context.input_fields)
-        texts = list(_said(proposals(*asked, 1, seed, told, failed), context))
+        texts = list(_said(proposals(predictor.signature, failures, context, 1, seed, told, failed), context))
         made = [changed(parent.candidate, name, predictor, f"reflection {number + 1}", {"instructions": t}) for t in texts]
         known = {standing.candidate.digest for standing in standings}
         if not made or made[0].digest in known:
             return list(standings)
-        return _joined(race(program, [standings[0].candidate, *made], context), standings)
+        return joined(race(program, [standings[0].candidate, *made], context), standings)
 
 
 def _practised(
@@ -161,12 +160,6 @@ def _rewrites(
     ]
     in_turn = [one for turn in zip_longest(*made) for one in turn if one is not None]
     return [one for one in unique([baseline, *in_turn]) if one is not baseline]
-
-
-def _joined(best: Sequence[Standing], others: Sequence[Standing]) -> list[Standing]:
-    """These, and those of the others that are not among them."""
-    digests = {standing.candidate.digest for standing in best}
-    return [*best, *(standing for standing in others if standing.candidate.digest not in digests)]
 
 
 def changed(base: Candidate, name: str, predictor: Any, what: str, changes: dict[str, Any]) -> Candidate:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any
@@ -11,14 +12,17 @@ from ..signatures.bridge import Module
 from ..signatures.fieldset import constraints, special_fields
 from ..signatures.json_members import closed_sets
 from ..signatures.knob import named_knobs
+from .budget import OutOfBudget
 from .candidate import Candidate, PredictorState, current_state, unique
 from .context import EvaluationContext, Forecast, PassResult
+from .decisions import Decisions
 from .neighbours import WORDS
-from .racing import race
+from .racing import joined, race
 from .rewrites import rewrites
 
 Change = Callable[[PredictorState, Any], PredictorState]
 """Of a predictor's state and signature."""
+DEMONSTRATIONS = "demonstrations"
 CHEAPEST = {"reasoning": False, "samples": 1}
 """The values of `Predict`'s knobs that take least time."""
 
@@ -35,7 +39,8 @@ class Cut:
 class Lean:
     """Try to take away from every predictor what costs time: demonstrations one half after the other, the embedder that
     chooses them, words of the instructions, descriptions of outputs, reasoning and votes; and closed sets decoded where they
-    are scored, and the other way round. What a race does not drop is then cut together.
+    are scored, and the other way round. What a race does not drop is then cut together. A calibration fits the prompts that
+    it was made for: where fewer demonstrations are shown, and in what is cut together, it is made anew (`Decisions`).
 
     What is leaner takes the place of the winner only if it is better. It is here to be measured: which candidate is returned
     the objective decides, by latencies that are timed at the end.
@@ -45,22 +50,52 @@ class Lean:
 
     def run(self, program: Module, baseline: Candidate, context: EvaluationContext) -> PassResult:
         """Race all cuts against the winner so far, then the survivors together."""
-        made = list(_single(program, baseline))
-        context.expect((len(made) + 1) * len(context.dev))
-        standings = race(program, unique([baseline, *(candidate for _, candidate in made)]), context)
+        single = list(_single(program, baseline))
+        context.expect((len(single) + 1) * len(context.dev))
+        made = [
+            (cut, _calibrated(program, candidate, context) if cut.kind == DEMONSTRATIONS else PassResult(candidate, ()))
+            for cut, candidate in single
+        ]
+        standings = race(program, unique([baseline, *(found.winner for _, found in made)]), context)
         kept = {s.candidate.digest for s in standings if s.dropped is None}
         # The last of a kind goes furthest.
-        survivors = {cut.kind: cut for cut, candidate in made if candidate.digest in kept}
-        together = _cut(program, baseline, list(survivors.values()))
-        if together.digest not in {s.candidate.digest for s in standings}:
-            again = race(program, unique([standings[0].candidate, together]), context)
-            standings = [*again, *(s for s in standings if s.candidate.digest not in {a.candidate.digest for a in again})]
-        return PassResult(standings[0].candidate, tuple(standings))
+        survivors = {cut.kind: cut for cut, found in made if found.winner.digest in kept}
+        together = _calibrated(program, _cut(program, baseline, list(survivors.values())), context)
+        if together.winner.digest not in {s.candidate.digest for s in standings}:
+            again = race(program, unique([standings[0].candidate, together.winner]), context)
+            standings = joined(again, standings)
+        results = [*(found for _, found in made), together]
+        winner = standings[0].candidate
+        for found in results:
+            standings = joined(standings, found.standings)
+        fits = {found.winner.digest: found.calibrations for found in results}
+        return PassResult(winner, tuple(standings), calibrations=fits.get(winner.digest, ()))
 
     def forecast(self, program: Module, baseline: Candidate, context: EvaluationContext) -> Forecast:
         """Each cut alone, and one of all together."""
         made = tuple(unique([candidate for _, candidate in _single(program, baseline)]))
         return Forecast((baseline, *made), made[-1:])
+
+
+def _calibrated(program: Module, candidate: Candidate, context: EvaluationContext) -> PassResult:
+    """The candidate with its closed sets decided anew; as it is where it has no calibrations or the budget is spent."""
+    bare = replace(candidate, states={name: _uncalibrated(state) for name, state in candidate.states.items()})
+    if bare.digest != candidate.digest:
+        with suppress(OutOfBudget):
+            return Decisions().run(program, bare, context)
+    return PassResult(candidate, ())
+
+
+def _uncalibrated(state: PredictorState) -> PredictorState:
+    if not any("calibration" in given for given in state.fields.values()):
+        return state
+    if state.nearest == 0:  # shown to nobody, they are there for the calibration
+        state = replace(state, demonstrations=(), nearest=None)
+    return replace(state, fields=_without_calibrations(state.fields))
+
+
+def _without_calibrations(fields: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {name: {k: v for k, v in given.items() if k != "calibration"} for name, given in fields.items()}
 
 
 def _single(program: Module, baseline: Candidate) -> Iterator[tuple[Cut, Candidate]]:
@@ -76,7 +111,7 @@ def _cuts(program: Module, baseline: Candidate) -> Iterator[Cut]:
     while most > 0:
         most //= 2
         shown = "1 demonstration" if most == 1 else f"{most or 'no'} demonstrations"
-        yield Cut(shown, "demonstrations", _fewer(most))
+        yield Cut(shown, DEMONSTRATIONS, _fewer(most))
     yield Cut("neighbours by words", "neighbours", lambda state, signature: replace(state, neighbours=WORDS))
     for what in ("plain", "bare"):
         yield Cut(what, "instructions", _reworded(what))
@@ -139,8 +174,7 @@ def _deciding(way: str) -> Change:
             extra = {**(signature.output_fields[name].json_schema_extra or {}), **state.fields.get(name, {})}
             if extra.get("decide", "decode") != way and extra.get("abstain_below") is None:
                 given[name] = {"decide": way}
-        uncalibrated = {n: {k: v for k, v in extra.items() if k != "calibration"} for n, extra in state.fields.items()}
-        return _with_fields(replace(state, fields=uncalibrated) if given else state, given)
+        return _with_fields(replace(state, fields=_without_calibrations(state.fields)) if given else state, given)
 
     return change
 

@@ -9,15 +9,18 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from ..signatures.bridge import Example, context
+from ..errors import LedgerError
+from ..signatures.bridge import Example
+from ..signatures.bridge import context as running
 from ..signatures.fields import Input, Output
 from ..signatures.predict import Predict
 from ..signatures.signature import Signature
 from .brief import Brief
-from .context import Outcome, PredictorTrace
+from .context import EvaluationContext, Outcome, PredictorTrace
 
 SHOWN = 5
 """Examples, and failures, that a teacher is shown."""
+TEMPERATURE = 0.7
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +57,8 @@ TIPS = (
 
 def proposals(
     signature: Any,
-    train: Sequence[Example],
     failures: Sequence[Failure],
-    teacher: Any,
+    context: EvaluationContext,
     count: int,
     seed: int,
     told: Brief,
@@ -65,27 +67,46 @@ def proposals(
     """Ask the teacher `count` times, with other examples and another tip each time. A call that fails is skipped, and why is
     added to `failed`."""
     rng = random.Random(f"{seed}/proposals")
-    propose = Predict(Propose, temperature=0.7)
+    train = list(context.train)
     for i in range(count):
-        shown = rng.sample(list(train), min(SHOWN, len(train)))
+        shown = rng.sample(train, min(SHOWN, len(train)))
         wrong = rng.sample(list(failures), min(SHOWN, len(failures)))
         try:
-            with context(lm=teacher):
-                answer = propose(
-                    program=told.program,
-                    data=told.data,
-                    task=_task(signature),
-                    current_instructions=signature.instructions,
-                    examples="\n".join(_example(example) for example in shown),
-                    mistakes="\n".join(_mistake(failure) for failure in wrong) or "none yet",
-                    tip=TIPS[i % len(TIPS)],
-                    config={"rollout_id": f"{seed}/{i}"},
-                )
+            text = _proposed(_question(signature, shown, wrong, told, TIPS[i % len(TIPS)]), f"{seed}/{i}", context)
+        except LedgerError:
+            raise
         except Exception as error:  # of a server any: what the compile has found so far must not be lost by it
             failed.append(f"{type(error).__name__}: {error}")
             continue
-        if text := str(answer.better_instructions).strip():
+        if text:
             yield text
+
+
+def _question(
+    signature: Any, shown: Sequence[Example], wrong: Sequence[Failure], told: Brief, tip: str
+) -> dict[str, str]:
+    """Inputs of `Propose`."""
+    return {
+        "program": told.program,
+        "data": told.data,
+        "task": _task(signature),
+        "current_instructions": signature.instructions,
+        "examples": "\n".join(_example(example) for example in shown),
+        "mistakes": "\n".join(_mistake(failure) for failure in wrong) or "none yet",
+        "tip": tip,
+    }
+
+
+def _proposed(inputs: dict[str, str], rollout: str, context: EvaluationContext) -> str:
+    """rollout: tells questions apart that are the same, but for the answer that is drawn."""
+
+    def ask() -> str:
+        with running(lm=context.proposer):
+            answer = Predict(Propose, temperature=TEMPERATURE)(**inputs, config={"rollout_id": rollout})
+        return str(answer.better_instructions).strip()
+
+    asked: Any = Propose
+    return context.ask_once([asked.instructions, TEMPERATURE, rollout, inputs], ask)
 
 
 def _task(signature: Any) -> str:

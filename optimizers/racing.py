@@ -64,6 +64,12 @@ def ranked(standings: Iterable[Standing]) -> list[Standing]:
     return sorted(standings, key=lambda s: (s.dropped is not None, -s.mean, *size(s.candidate)))
 
 
+def joined(first: Sequence[Standing], others: Iterable[Standing]) -> list[Standing]:
+    """These, and those of the others that are of other candidates."""
+    digests = {standing.candidate.digest for standing in first}
+    return [*first, *(standing for standing in others if standing.candidate.digest not in digests)]
+
+
 def size(candidate: Candidate) -> tuple[int, bool, int]:
     """How simple a candidate is: of two that are as good the smaller is kept."""
     return candidate.demonstration_count, candidate.per_input, len(candidate.knobs)

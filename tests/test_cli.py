@@ -11,7 +11,7 @@ import pytest
 import still
 from still.cli import app
 from still.cli_shared import input_names, present_inputs
-from still.errors import DatasetError
+from still.errors import DatasetError, StillError
 from typer.testing import CliRunner
 from weights_toys import write_base
 
@@ -251,6 +251,27 @@ def test_the_artifact_is_saved_before_its_report_is_printed(tmp_path, monkeypatc
     assert shown.exit_code == 0, shown.output
     assert done == ["saved", "shown"]
     assert "[/INST] [urgent] :key:" in shown.output
+
+
+@pytest.mark.parametrize(
+    ("teacher", "says"),
+    [("lms.py:big", "told: openai/big"), ("lms.py:size", "teacher=3: give a still.LM"), ("lms.py:no", "defines no 'no'")],
+)
+def test_a_teacher_is_named_as_programs_are(tmp_path, monkeypatch, teacher, says):
+    from still.compiler import job
+
+    def run(self):
+        raise StillError(f"told: {self.task.proposer.model}")
+
+    monkeypatch.setattr(job.Job, "run", run)
+    monkeypatch.setattr(sys, "path", list(sys.path))  # the folder of what is named is put there
+    (tmp_path / "moods.py").write_text(textwrap.dedent(PROGRAM))
+    (tmp_path / "lms.py").write_text("import dspy\nbig = dspy.LM('openai/big', api_key='-')\nsize = 3\n")
+    (tmp_path / "data.csv").write_text("text,mood\nhello,good\nno,bad\n")
+    arguments = (f"{tmp_path}/moods.py:sorter", f"{tmp_path}/data.csv", "-o", f"{tmp_path}/mood.still")
+    options = ("--teacher", f"{tmp_path}/{teacher}", "--ledger", f"{tmp_path}/l.duckdb")
+    done = CliRunner().invoke(app, ["compile", *arguments, *options])
+    assert says in str(done.exception)
 
 
 def test_texts_of_the_ledger_are_printed_as_they_are(tmp_path):

@@ -7,8 +7,12 @@ import pytest
 import still
 from scripted import ScriptedLM, demonstrations
 from still.optimizers.candidate import Candidate, PredictorState
+from still.optimizers.context import PassResult
+from still.optimizers.decisions import Decisions
 from still.optimizers.lean import Lean
+from still.optimizers.racing import measure
 from test_compiler_compile import Sort, data, truth
+from test_optimizers_decisions import Colour, colours
 
 
 class Clock(threading.local):
@@ -52,7 +56,7 @@ def cuts(program, candidate):
     made = {}
 
     class Context:
-        dev, seed = range(12), 0
+        dev, seed, train, input_fields, embedder = range(12), 0, (), frozenset({"item"}), None
 
         def expect(self, examples): ...
 
@@ -88,7 +92,36 @@ def test_a_calibration_goes_with_the_scores_it_was_for():
     fields = {"bin": {"decide": "score", "calibration": {"bias": {"glass": 1.0}, "temperature": 2.0}, "describe": True}}
     _, made = cuts(still.Predict(Sort), Candidate("c", "test", {"self": PredictorState(SHOWN[:2], fields=fields)}))
     assert made["c, all decoded"].states["self"].fields == {"bin": {"decide": "decode", "describe": True}}
-    assert made["c, 1 demonstration"].states["self"].fields == fields
+    assert made["c, short"].states["self"].fields == {"bin": {**fields["bin"], "describe": False}}
+
+
+class Wrong:
+    """Ends with a calibration that fits nothing."""
+
+    name = "wrong"
+
+    def run(self, program, baseline, context):
+        pool = [{name: example[name] for name in ("thing", "colour")} for example in context.train]
+        fields = {"colour": {"decide": "score", "calibration": {"bias": {"red": 50.0}, "temperature": 1.0}}}
+        wrong = Candidate("wrong", "test", {"self": PredictorState(tuple(pool), nearest=2, fields=fields)})
+        return PassResult(wrong, (measure(program, wrong, context),))
+
+
+@pytest.mark.model
+def test_fewer_demonstrations_get_a_calibration_of_their_own(tmp_path):
+    options = {"lm": still.LM(), "ledger": tmp_path / "l.duckdb", "progress": False, "embedder": None}
+    sets = colours(36, 0), colours(36, 1)
+    lean = still.compile(still.Predict(Colour), *sets, passes=[Wrong(), Lean()], **options)
+    scored = still.Predict(Colour.with_updated_fields("colour", decide="score"))
+    alone = still.compile(scored, *sets, passes=[Decisions()], **options)
+    leaner = {row.name.removeprefix("wrong, no demonstrations"): row.score for row in lean.report.rows}
+    assert leaner["wrong"] == pytest.approx(1 / 3), "always red"
+    plain = {row.name: row.score for row in alone.report.rows}
+    assert (leaner[""], leaner[", calibrated"]) == (plain["baseline"], plain["calibrated"])
+    with still.Ledger(tmp_path / "l.duckdb") as ledger:
+        _, found = ledger.query("SELECT name, state->>'$.self.fields.colour.calibration' FROM candidates")
+    fitted = dict(found)
+    assert fitted["wrong, no demonstrations, calibrated"] == fitted["calibrated"] is not None
 
 
 def test_nothing_to_cut_leaves_the_program_as_it_is():

@@ -279,6 +279,76 @@ def test_a_teacher_that_fails_is_done_without(tmp_path):
     assert any("the teacher failed 10 times" in note and "no valid answer" in note for note in result.report.notes)
 
 
+def fickle_compile(folder, stop=None, **options):
+    """A compile whose teacher never says the same twice; it is interrupted at the teacher's call number `stop`. Bins are
+    sorted by what it said last in the instructions that win."""
+
+    class Fickle(ScriptedLM):
+        def propose(self, plan, inputs):
+            if len(said) == stop:
+                raise KeyboardInterrupt
+            said.append(f"word{len(said)}x")
+            return {"better_instructions": said[-1]}
+
+    def answer(plan, inputs):
+        known = max((int(word[4:-1]) for word in system(plan).split() if word.startswith("word")), default=0)
+        return {"bin": truth(inputs) if known > int(inputs["item"].split()[-1]) % 8 else "glass"}
+
+    said = []
+    teacher = Fickle(None, "fickle")
+    teacher.answer = teacher.propose
+    folder.mkdir(exist_ok=True)
+
+    def run(**more):
+        return compiled(folder, answer, teacher=teacher, **{**options, **more})
+
+    return run, said
+
+
+def test_a_teachers_answers_outlive_an_interrupt(tmp_path):
+    unbroken, told = fickle_compile(tmp_path / "unbroken")
+    whole = unbroken()
+    assert len(told) > 6
+    assert "word" in whole.program.signature.instructions
+    broken, said = fickle_compile(tmp_path / "broken", stop=6)
+    with pytest.raises(KeyboardInterrupt):
+        broken()
+    assert len(said) == 6
+    again, more = fickle_compile(tmp_path / "broken")
+    more.extend(said)  # what it says next, unless it is asked again
+    resumed = again()
+    assert resumed.digest == whole.digest
+    assert more == told, "each was asked once"
+    assert again().digest == whole.digest
+    assert more == told, "a compile that was finished asks nothing"
+
+
+def test_a_teachers_kept_answers_count_against_the_budget(tmp_path):
+    budget = still.Budget(calls=400)
+    unbroken, told = fickle_compile(tmp_path, budget=budget)
+    whole = unbroken()
+    assert 0 < len(told) < 10, "the budget binds"
+    again = unbroken()
+    assert (again.digest, again.report.notes) == (whole.digest, whole.report.notes)
+    with still.Ledger(tmp_path / "l.duckdb") as book:
+        (_, kept), (_, asked) = (
+            book.query("SELECT count(*) FROM answers"),
+            book.query("SELECT count(*) FROM calls WHERE purpose = 'instructions'"),
+        )
+    assert kept == asked == [(len(told),)], "what was taken from the ledger is no call"
+
+
+def test_a_full_ledger_is_not_the_teachers_fault(tmp_path, monkeypatch):
+    from still.errors import LedgerError
+
+    def full(self, answer_id):
+        raise LedgerError("no space left on device")
+
+    monkeypatch.setattr(still.Ledger, "answer", full)
+    with pytest.raises(LedgerError, match="no space left"):
+        compiled(tmp_path, lambda plan, inputs: {"bin": "glass"}, teacher=Teacher(["Look."]))
+
+
 def test_a_server_that_fails_ends_no_compile(tmp_path):
     def broken(plan, inputs):
         raise RuntimeError("429: slow down")

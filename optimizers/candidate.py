@@ -6,7 +6,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from ..errors import SignatureError
 from ..signatures.bridge import Module
 from ..signatures.executor import AdapterFolder
 from ..signatures.knob import set_knobs
+from ..signatures.layout import lower
 from ..signatures.predict import plan_predictors
 from ..signatures.signature import with_instructions
 from .nearest import NearestDemonstrations
@@ -84,6 +85,16 @@ class PredictorState:
         neighbours = Neighbours.from_json(data.get("neighbours", {}))
         fields = dict(data.get("fields", {}))
         return cls(demonstrations, data["nearest"], data["instructions"], fields, adapter, neighbours)
+
+
+def uncalibrated(state: PredictorState) -> PredictorState:
+    """The state without calibrations, nor a pool that is shown to nobody and was there for them."""
+    if not any("calibration" in given for given in state.fields.values()):
+        return state
+    if state.nearest == 0:
+        state = replace(state, demonstrations=(), nearest=None)
+    fields = {name: {k: v for k, v in given.items() if k != "calibration"} for name, given in state.fields.items()}
+    return replace(state, fields=fields)
 
 
 def _leans(calibration: Mapping[str, Any]) -> bool:
@@ -181,6 +192,11 @@ def _copied(program: Module) -> Module:
 def asked_signature(predictor: Any) -> Any:
     """What a call of the predictor runs."""
     return getattr(predictor, "effective_signature", predictor.signature)
+
+
+def is_scored(predictor: Any) -> bool:
+    """Whether a call of the predictor decodes nothing."""
+    return all(step.scoring is not None for step in lower(asked_signature(predictor)).decodes)
 
 
 def current_state(predictor: Any) -> PredictorState:

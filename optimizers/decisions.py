@@ -13,11 +13,11 @@ from ..signatures.fieldset import constraints, special_fields
 from ..signatures.json_members import ClosedSet, closed_sets
 from . import calibration
 from .budget import OutOfBudget
-from .candidate import Candidate, PredictorState, current_state
+from .candidate import Candidate, PredictorState, current_state, is_scored
 from .context import CalibrationFit, EvaluationContext, Forecast, Outcome, PassResult, Standing
-from .demonstrations import labelled_pools
 from .nearest import NearestDemonstrations
 from .neighbours import Neighbours
+from .pools import labelled_pools
 from .racing import measure, ranked
 
 MIN_LABELS = 10
@@ -42,8 +42,10 @@ class Decisions:
         nothing, and a race would only lose what it gives up."""
         variant = baseline.apply(program)
         groups = _groups(variant)
-        if not groups:
+        if not groups or baseline.origin == self.name:  # or they were decided for just this prompt
             return PassResult(baseline, ())
+        if not _tells_scores(context):
+            return PassResult(baseline, (), (f"decisions: {context.lm.model} does not tell how likely each option is",))
         pools = _pools(variant, context)
         predictors = dict(variant.named_predictors())
         nearness = {name: _nearness(predictors[name].signature, pool, context) for name, pool in pools.items()}
@@ -78,6 +80,23 @@ class Decisions:
             if not _scores(variant, closed):
                 sure.append(scored)
         return Forecast(tuple(sure), tuple(possible))
+
+
+def may_lean(program: Module, baseline: Candidate, context: EvaluationContext) -> bool:
+    """Whether all that a program says may be decided by the examples that its inputs are near to, none of which is shown:
+    every output is options, or made of options."""
+    variant = baseline.apply(program)
+    groups, predictors = _groups(variant), dict(variant.named_predictors())
+    if not groups or any(p.demos or special_fields(p.signature) for p in predictors.values()):
+        return False
+    scored = _with_fields(program, baseline, "scored", _settings(groups[-1][1], {})).apply(program)
+    known = len(_pools(variant, context)) == len(predictors) and _tells_scores(context)
+    return known and all(is_scored(p) for _, p in scored.named_predictors())
+
+
+def _tells_scores(context: EvaluationContext) -> bool:
+    """Whether the LM tells how likely each option is; servers do not."""
+    return getattr(context.lm, "local", None) is not None
 
 
 def _measured(program: Module, candidates: Sequence[Candidate], context: EvaluationContext) -> list[Standing]:

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from pydantic_core import PydanticSerializationError, to_jsonable_python
-
 from ..errors import ModelError
-from ..signatures.bridge import Example, Module
-from ..signatures.layout import is_complete
+from ..signatures.bridge import Module
 from .balanced import balanced
 from .bootstrap import ATTEMPTS, BATCH, DRAWS, best_of, bootstrap, passing
-from .candidate import Candidate, Demonstration, PredictorState, asked_signature, unique
+from .budget import OutOfBudget
+from .candidate import Candidate, Demonstration, PredictorState, uncalibrated, unique
 from .context import EvaluationContext, Forecast, PassResult, Rollout, Standing
+from .decisions import Decisions, may_lean
 from .neighbours import WORDS, Neighbours
-from .racing import challenge, gains, race
+from .pools import labelled_pools, may_be_taught, taught_pools, traced_pools
+from .racing import challenge, gains, joined, race
 from .selection import CONFIDENCE
-from .taught import lessons
 
 COUNTS = (4, 8)
 """Demonstrations per call that are tried."""
@@ -35,7 +35,10 @@ class Demonstrations:
     """Choose demonstrations: none; labelled (random draws); bootstrapped (traces of the program or a teacher that pass the
     metric or come nearest to it; after Khattab et al., DSPy, 2023); taught (what other steps gave a predictor in a run, with
     the labels as its answers); or the labelled examples nearest to each input (Liu et al., 2022), by the vectors of the
-    context's embedder, or where there is none by words."""
+    context's embedder, or where there is none by words.
+
+    Where all that a program says is options, and these can lean towards those whose examples an input is near to, the
+    nearest are shown only if that is a gain over their nearness, and no others are tried."""
 
     name = "demonstrations"
 
@@ -43,22 +46,25 @@ class Demonstrations:
         """Race the nearest against the baseline on dev, then all other kinds against the best of those: what is far behind
         is told from a strong leader soonest."""
         labelled = labelled_pools(program, context)
+        nearest, missing = _nearest(labelled, baseline, context)
+        near = _by_nearness(program, baseline, nearest, context)
+        if near.winner is not baseline:
+            return near
         more = _runs_tell_more(program, labelled)
         attempts, kinds = min(ATTEMPTS, len(context.train)), 1 + sum(_DRAWS.values()) if labelled else 2
         context.expect(attempts * (DRAWS if more else 1) + (1 + kinds * len(COUNTS)) * len(context.dev))
-        nearest, missing = _nearest(labelled, baseline, context)
         standings = _race_nearest(program, baseline, nearest, context)
         teacher = _drawn("labelled", labelled, COUNTS[0], baseline, context.seed)[0] if labelled else baseline
         rollouts = bootstrap(program, teacher, context, again=more)
         shown = best_of(rollouts, max(COUNTS)) if more else passing(rollouts)
         pools = {
             "labelled": labelled,
-            "bootstrapped": _traced_pools(program, shown),
-            "taught": _taught_pools(program, rollouts, shown, labelled, context),
+            "bootstrapped": traced_pools(program, shown),
+            "taught": taught_pools(program, rollouts, shown, labelled, context),
         }
         standings = _race_fixed(program, baseline, pools, standings, context)
         notes = _notes(program, labelled, rollouts, shown)
-        return PassResult(standings[0].candidate, tuple(standings), (*missing, *notes))
+        return PassResult(standings[0].candidate, tuple(joined(standings, near.standings)), (*missing, *notes))
 
     def forecast(self, program: Module, baseline: Candidate, context: EvaluationContext) -> Forecast:
         """The candidates of `run`; bootstrapped demonstrations are taken to be as long as labelled ones."""
@@ -66,36 +72,19 @@ class Demonstrations:
         few, more = (_drawn("labelled", labelled, count, baseline, context.seed) for count in COUNTS)
         bootstrapped = [*few[:1], *more[:1]] or [baseline] * len(COUNTS)
         nearest, _ = _nearest(labelled, baseline, context)
-        taught = bootstrapped if _may_be_taught(program, labelled, context) else []
+        taught = bootstrapped if may_be_taught(program, labelled, context) else []
         attempts, again = min(ATTEMPTS, len(context.train)), _runs_tell_more(program, labelled)
-        sure = attempts if again else min(BATCH, attempts)
-        return Forecast(
-            (baseline, *few, *nearest[:1]), (*more, *nearest[1:2], *bootstrapped, *taught),
-            rollouts=sure, further=attempts * (DRAWS if again else 1) - sure,
-        )  # fmt: skip
-
-
-def labelled_pools(program: Module, context: EvaluationContext) -> dict[str, list[Demonstration]]:
-    """Training examples per predictor, for predictors whose inputs and outputs are all columns of the dataset."""
-    pools: dict[str, list[Demonstration]] = {}
-    for name, predictor in program.named_predictors():
-        signature = predictor.signature
-        needed = [*signature.input_fields, *signature.output_fields]
-        if not set(signature.input_fields) <= context.input_fields:
-            continue  # fed by another predictor: a column of the same name would not be what it sees
-        pool = [_pick(example, needed) for example in context.train if all(f in example for f in needed)]
-        if pool:
-            pools[name] = pool
-    return pools
+        sure, possible = (baseline, *few, *nearest[:1]), (*more, *nearest[1:2], *bootstrapped, *taught)
+        batch = attempts if again else min(BATCH, attempts)
+        if may_lean(program, baseline, context):
+            scored = Decisions().forecast(program, baseline, context).candidates
+            sure, possible, batch = (baseline, *scored, *nearest[:1]), (*few, *possible), 0
+        return Forecast(sure, possible, rollouts=batch, further=attempts * (DRAWS if again else 1) - batch)
 
 
 def _runs_tell_more(program: Module, labelled: Mapping[str, Any]) -> bool:
     """Whether a predictor has inputs or outputs that only a run shows, and no label."""
     return len(labelled) < len(program.named_predictors())
-
-
-def _pick(example: Example, names: Iterable[str]) -> Demonstration:
-    return {name: example[name] for name in names}
 
 
 def _drawn(
@@ -142,6 +131,40 @@ def _nearest(
         }
         found.append(_showing(baseline, f"nearest-{count}", "nearest", states))
     return found, tuple(missing)
+
+
+def _by_nearness(
+    program: Module, baseline: Candidate, nearest: Sequence[Candidate], context: EvaluationContext
+) -> PassResult:
+    """The program decided without demonstrations, its options leaning towards those of like examples, or with a few of the
+    nearest shown too where that is a gain, or with more. The baseline where nearness tells nothing."""
+    if not nearest or not may_lean(program, baseline, context):
+        return PassResult(baseline, ())
+    best = Decisions().run(program, baseline, context)
+    if best.winner is baseline or not all(state.leans for state in best.winner.states.values()):
+        return PassResult(baseline, best.standings)
+    few, more, fewer = (_decided_as(best.winner, candidate) for candidate in nearest)
+    standings, shown, told = best.standings, few, [f"{best.standings[0].mean:.3f} by nearness alone"]
+    with suppress(OutOfBudget):  # the best until then
+        while True:
+            found = Decisions().run(program, shown, context)
+            standings = (*standings, *found.standings)
+            ahead, before = found.standings[0], best.standings[0]
+            told.append(f"{ahead.mean:.3f} with {shown.demonstration_count} of the nearest")
+            if not _is_kept(ahead, before, context):
+                break
+            best = found
+            if shown is not few or not gains(ahead, before, context.seed):
+                break
+            shown = fewer if _call_tokens(ahead) > LONG_CALL else more
+    note = f"demonstrations: {', '.join(told)}; no others were tried"
+    return PassResult(best.winner, standings, (note,), best.calibrations)
+
+
+def _decided_as(decided: Candidate, shown: Candidate) -> Candidate:
+    """These demonstrations, with what is scored as in `decided`."""
+    fields = {name: uncalibrated(state).fields for name, state in decided.states.items()}
+    return replace(shown, states={name: replace(state, fields=fields[name]) for name, state in shown.states.items()})
 
 
 def _race_nearest(
@@ -201,61 +224,6 @@ def _balanced(pool: Sequence[Demonstration], count: int, rng: random.Random) -> 
     rng.shuffle(rest)
     # Calls of one predictor need not have been given the same inputs.
     return balanced(rest, count, list(dict.fromkeys(name for demonstration in pool for name in demonstration)))
-
-
-def _taught_pools(
-    program: Module,
-    rollouts: Sequence[Rollout],
-    shown: Sequence[Rollout],
-    labelled: Iterable[str],
-    context: EvaluationContext,
-) -> dict[str, list[Demonstration]]:
-    """Demonstrations from all traces, with labels for answers, for predictors whose inputs are no columns; the others get
-    those of the runs that are shown."""
-    signatures = {name: signature for name, signature in _signatures(program).items() if name not in labelled}
-    pools = _pools(lessons(rollouts, signatures, context), signatures)
-    return {**_traced_pools(program, shown), **pools} if pools else {}
-
-
-def _may_be_taught(program: Module, labelled: Iterable[str], context: EvaluationContext) -> bool:
-    labels = set(context.train[0].keys() if context.train else ()) - context.input_fields
-    return any(
-        name not in labelled and set(signature.output_fields) <= labels
-        for name, signature in _signatures(program).items()
-    )
-
-
-def _signatures(program: Module) -> dict[str, Any]:
-    return {name: asked_signature(predictor) for name, predictor in program.named_predictors()}
-
-
-def _traced_pools(program: Module, rollouts: Iterable[Rollout]) -> dict[str, list[Demonstration]]:
-    """The calls in these runs, by predictor."""
-    signatures = _signatures(program)
-    steps = (step for rollout in rollouts for step in rollout.trace if step.predictor in signatures)
-    return _pools(((step.predictor, {**step.inputs, **step.outputs}) for step in steps), signatures)
-
-
-def _pools(calls: Iterable[tuple[str, Demonstration]], signatures: dict[str, Any]) -> dict[str, list[Demonstration]]:
-    """Demonstrations of these calls, by predictor; a call that was made twice (in a loop, say) once.
-
-    Of a call's values those of the predictor's fields are kept, and a call without a value for each of them is left out: a
-    prompt would leave it out. So is one with a value that has no JSON form, which ledger and artifact could not keep.
-    """
-    pools: dict[str, dict[str, Demonstration]] = {}
-    for name, values in calls:
-        demonstration = {field: values.get(field) for field in signatures[name].fields}
-        if is_complete(signatures[name], values) and _is_plain(demonstration):
-            pools.setdefault(name, {}).setdefault(repr(demonstration), demonstration)
-    return {name: list(pool.values()) for name, pool in pools.items()}
-
-
-def _is_plain(values: Demonstration) -> bool:
-    try:
-        to_jsonable_python(values)
-    except PydanticSerializationError:
-        return False
-    return True
 
 
 def _notes(

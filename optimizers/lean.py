@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -13,7 +13,7 @@ from ..signatures.fieldset import constraints, special_fields
 from ..signatures.json_members import closed_sets
 from ..signatures.knob import named_knobs
 from .budget import OutOfBudget
-from .candidate import Candidate, PredictorState, current_state, unique
+from .candidate import Candidate, PredictorState, current_state, uncalibrated, unique
 from .context import EvaluationContext, Forecast, PassResult
 from .decisions import Decisions
 from .neighbours import WORDS
@@ -79,23 +79,11 @@ class Lean:
 
 def _calibrated(program: Module, candidate: Candidate, context: EvaluationContext) -> PassResult:
     """The candidate with its closed sets decided anew; as it is where it has no calibrations or the budget is spent."""
-    bare = replace(candidate, states={name: _uncalibrated(state) for name, state in candidate.states.items()})
+    bare = replace(candidate, states={name: uncalibrated(state) for name, state in candidate.states.items()})
     if bare.digest != candidate.digest:
         with suppress(OutOfBudget):
             return Decisions().run(program, bare, context)
     return PassResult(candidate, ())
-
-
-def _uncalibrated(state: PredictorState) -> PredictorState:
-    if not any("calibration" in given for given in state.fields.values()):
-        return state
-    if state.nearest == 0:  # shown to nobody, they are there for the calibration
-        state = replace(state, demonstrations=(), nearest=None)
-    return replace(state, fields=_without_calibrations(state.fields))
-
-
-def _without_calibrations(fields: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    return {name: {k: v for k, v in given.items() if k != "calibration"} for name, given in fields.items()}
 
 
 def _single(program: Module, baseline: Candidate) -> Iterator[tuple[Cut, Candidate]]:
@@ -174,7 +162,7 @@ def _deciding(way: str) -> Change:
             extra = {**(signature.output_fields[name].json_schema_extra or {}), **state.fields.get(name, {})}
             if extra.get("decide", "decode") != way and extra.get("abstain_below") is None:
                 given[name] = {"decide": way}
-        return _with_fields(replace(state, fields=_without_calibrations(state.fields)) if given else state, given)
+        return _with_fields(uncalibrated(state) if given else state, given)
 
     return change
 

@@ -8,9 +8,8 @@ from typing import Any
 
 from ..signatures.bridge import Module
 from ..signatures.knob import Knob, named_knobs
-from ..signatures.layout import lower
 from ..signatures.predict import Predict
-from .candidate import Candidate, PredictorState, asked_signature, current_state
+from .candidate import Candidate, PredictorState, current_state, is_scored
 from .context import Standing
 from .credit import called
 from .neighbours import WORDS
@@ -56,7 +55,7 @@ class Space:
         if not votes:
             return values
         variant = self.candidate(values, "").apply(self.program)
-        idle = {path for path, module, _ in named_knobs(variant) if isinstance(module, Predict) and _is_scored(module)}
+        idle = {path for path, module, _ in named_knobs(variant) if isinstance(module, Predict) and is_scored(module)}
         return {**values, **{path: self.knob_start[path] for path in votes if path in idle}}
 
     def values(self, candidate: Candidate) -> Values | None:
@@ -154,11 +153,6 @@ def _is_open(module: Any, knob: Knob[Any]) -> bool:
     signature = getattr(module, "signature", None)
     reasons = signature is not None and "reasoning" in signature.output_fields
     return not (knob.name == "reasoning" and reasons)
-
-
-def _is_scored(predictor: Predict[Any]) -> bool:
-    """Whether a call of the predictor decodes nothing."""
-    return all(step.scoring is not None for step in lower(asked_signature(predictor)).decodes)
 
 
 def _whole(state: PredictorState, own: PredictorState) -> PredictorState:

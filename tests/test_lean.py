@@ -56,7 +56,7 @@ def cuts(program, candidate):
     made = {}
 
     class Context:
-        dev, seed, train, input_fields, embedder = range(12), 0, (), frozenset({"item"}), None
+        dev, seed, train, input_fields, embedder, lm = range(12), 0, (), frozenset({"item"}), None, still.LM()
 
         def expect(self, examples): ...
 

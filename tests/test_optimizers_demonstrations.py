@@ -1,14 +1,17 @@
 """Which demonstrations are proposed."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Literal
 
 import dspy
 import pytest
 import still
 from still.errors import SignatureError
+from still.optimizers.budget import OutOfBudget
 from still.optimizers.candidate import Candidate, PredictorState
 from still.optimizers.context import Outcome, PredictorTrace, Rollout
+from still.optimizers.decisions import Decisions, may_lean
 from still.optimizers.demonstrations import Demonstrations
 
 
@@ -315,3 +318,95 @@ def test_plain_dspy_predictors_become_plans():
     assert type(variant.predict) is still.Predict
     assert type(program.predict) is dspy.Predict
     assert type(BASELINE.apply(dspy.Predict("a -> b"))) is still.Predict
+
+
+THINGS = {"glass": "a jar of jam", "paper": "a letter of love", "metal": "a can of soup"}
+
+
+class Deciding(Shares):
+    """An LM that holds all options equally likely, and an embedder: whether inputs tell their options is for their texts."""
+
+    embedder, lm = "minilm", SimpleNamespace(local=True, model="level")
+
+    def __init__(self, leaning, shown, shift=0):
+        super().__init__()
+        rows = [(THINGS[BINS[i % 3]], BINS[(i + (i // 3) * shift) % 3]) for i in range(50)]
+        examples = [still.Example(item=f"{thing} {i}", bin=b).with_inputs("item") for i, (thing, b) in enumerate(rows)]
+        self.train, self.dev = examples[:30], examples[30:]
+        self.leaning, self.shown = leaning, shown
+
+    def report(self, text): ...
+
+    def share(self, candidate):
+        state = candidate.states.get("self", PredictorState())
+        return self.shown if state.nearest else self.leaning if state.leans else 0.2
+
+    def evaluate(self, program, candidate, indices):
+        level = {"self": {"bin": dict.fromkeys(BINS, -1.0)}}
+        return [replace(outcome, option_scores=level) for outcome in super().evaluate(program, candidate, indices)]
+
+
+@pytest.mark.parametrize("shown", [0.5, 0.7])
+def test_what_nearness_decides_as_well_is_not_shown(shown):
+    context = Deciding(leaning=0.7, shown=shown)
+    result = Demonstrations().run(still.Predict(Sort), BASELINE, context)
+    state = result.winner.states["self"]
+    assert (state.shown, len(state.demonstrations), state.leans) == (0, 30, True)
+    assert not any("labelled" in name or "nearest-8" in name for name in context.seen), "no others are tried"
+    told = f"0.700 by nearness alone, {shown:.3f} with 4 of the nearest"
+    assert result.notes == (f"demonstrations: {told}; no others were tried",)
+    assert result.calibrations
+    program = result.winner.apply(still.Predict(Sort))
+    again = Decisions().run(still.Predict(Sort), result.winner, context)
+    assert (again.winner, again.standings) == (result.winner, ()), "for this prompt they are decided"
+    assert may_lean(still.Predict(Sort), BASELINE, context)
+    assert not may_lean(program, BASELINE, context), "it has demonstrations"
+
+
+@pytest.mark.parametrize(("shown", "more"), [({4: 0.9, 8: 0.9}, [4, 8]), ({4: 0.9, 8: 1.0}, [4, 8]), ({4: 0.65}, [4])])
+def test_the_nearest_are_shown_where_that_is_a_gain_over_nearness(shown, more):
+    class Counting(Deciding):
+        def share(self, candidate):
+            state = candidate.states.get("self", PredictorState())
+            return shown[state.nearest] if state.nearest else super().share(candidate)
+
+    context = Counting(leaning=0.5, shown=None)
+    result = Demonstrations().run(still.Predict(Sort), BASELINE, context)
+    state = result.winner.states["self"]
+    assert state.shown == (8 if shown.get(8) == 1.0 else 4)
+    assert list(dict.fromkeys(c.states["self"].nearest for c in context.seen.values() if c.demonstration_count)) == more
+    assert not any("labelled" in name for name in context.seen)
+
+
+@pytest.mark.parametrize("outputs", ["bin: Literal['glass', 'paper', 'metal'], note: str", "note: str"])
+def test_what_is_written_freely_is_shown_as_before(outputs):
+    assert not may_lean(still.Predict(still.Signature(f"item -> {outputs}")), BASELINE, Deciding(0.7, 0.7))
+
+
+def test_inputs_that_tell_nothing_leave_it_to_demonstrations():
+    context = Deciding(leaning=0.9, shown=0.5, shift=1)  # jars are of each bin in turn
+    result = Demonstrations().run(still.Predict(Sort), BASELINE, context)
+    assert not result.winner.states["self"].leans
+    assert any("labelled" in name for name in context.seen)
+
+
+def test_a_server_is_not_asked_how_likely_options_are():
+    context = Deciding(leaning=0.9, shown=0.5)
+    context.lm = SimpleNamespace(model="openai/some")
+    assert not may_lean(still.Predict(Sort), BASELINE, context)
+    result = Decisions().run(still.Predict(Sort), BASELINE, context)
+    assert (result.winner, context.seen) == (BASELINE, {})
+    assert result.notes == ("decisions: openai/some does not tell how likely each option is",)
+
+
+def test_a_budget_that_ends_meanwhile_leaves_what_leans():
+    context = Deciding(leaning=0.7, shown=0.9)
+    measured = context.evaluate
+
+    def evaluate(program, candidate, indices):
+        if candidate.states.get("self", PredictorState()).nearest:
+            raise OutOfBudget
+        return measured(program, candidate, indices)
+
+    context.evaluate = evaluate
+    assert Demonstrations().run(still.Predict(Sort), BASELINE, context).winner.states["self"].leans

@@ -18,7 +18,7 @@ from .context import EvaluationContext, Forecast, PassResult, Rollout, Standing
 from .decisions import Decisions, may_lean
 from .neighbours import WORDS, Neighbours
 from .pools import labelled_pools, may_be_taught, taught_pools, traced_pools
-from .racing import challenge, gains, joined, race
+from .racing import challenge, gains, joined, order_of, race
 from .selection import CONFIDENCE
 
 COUNTS = (4, 8)
@@ -27,6 +27,8 @@ FEWER = COUNTS[0] // 2
 LONG_CALL = 1500
 """Prompt tokens of a call with the nearest demonstrations from which on `FEWER` of them are tried, not more: they are what
 costs most then, and a small model loses its way among them."""
+LOOKED_AT = 12
+"""Calls that tell how long those of a candidate are."""
 _DRAWS = {"labelled": 2, "bootstrapped": 1, "taught": 1}
 """Kinds of fixed demonstrations, and how often they are drawn."""
 
@@ -143,28 +145,36 @@ def _by_nearness(
     best = Decisions().run(program, baseline, context)
     if best.winner is baseline or not all(state.leans for state in best.winner.states.values()):
         return PassResult(baseline, best.standings)
-    few, more, fewer = (_decided_as(best.winner, candidate) for candidate in nearest)
-    standings, shown, told = best.standings, few, [f"{best.standings[0].mean:.3f} by nearness alone"]
+    none = replace(best.winner, states={name: uncalibrated(state) for name, state in best.winner.states.items()})
+    few, more, fewer = (_decided_as(none, candidate) for candidate in nearest)
+    standings, told = best.standings, [f"{best.standings[0].mean:.3f} by nearness alone"]
     with suppress(OutOfBudget):  # the best until then
-        while True:
+        for before, shown in [(none, fewer)] if _is_long(program, few, context) else [(none, few), (few, more)]:
+            raced, _ = challenge(program, before, shown, context)
+            if raced.was_raced_away:  # all else the same, so before any calibration
+                standings = (*standings, raced)
+                told.append(f"{raced.mean:.3f} with {shown.demonstration_count} of the nearest, uncalibrated")
+                break
             found = Decisions().run(program, shown, context)
             standings = (*standings, *found.standings)
-            ahead, before = found.standings[0], best.standings[0]
-            told.append(f"{ahead.mean:.3f} with {shown.demonstration_count} of the nearest")
-            if not _is_kept(ahead, before, context):
+            told.append(f"{found.standings[0].mean:.3f} with {shown.demonstration_count} of the nearest")
+            if not gains(found.standings[0], best.standings[0], context.seed):
                 break
             best = found
-            if shown is not few or not gains(ahead, before, context.seed):
-                break
-            shown = fewer if _call_tokens(ahead) > LONG_CALL else more
     note = f"demonstrations: {', '.join(told)}; no others were tried"
     return PassResult(best.winner, standings, (note,), best.calibrations)
 
 
+def _is_long(program: Module, candidate: Candidate, context: EvaluationContext) -> bool:
+    """Whether the candidate's calls are long, by the first few."""
+    first = order_of(context)[:LOOKED_AT]
+    return _call_tokens(Standing(candidate, tuple(context.evaluate(program, candidate, first)))) > LONG_CALL
+
+
 def _decided_as(decided: Candidate, shown: Candidate) -> Candidate:
     """These demonstrations, with what is scored as in `decided`."""
-    fields = {name: uncalibrated(state).fields for name, state in decided.states.items()}
-    return replace(shown, states={name: replace(state, fields=fields[name]) for name, state in shown.states.items()})
+    states = {name: replace(state, fields=decided.states[name].fields) for name, state in shown.states.items()}
+    return replace(shown, states=states)
 
 
 def _race_nearest(

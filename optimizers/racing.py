@@ -42,7 +42,7 @@ def race(program: Module, candidates: Sequence[Candidate], context: EvaluationCo
     demonstrations, then to one that shows the same to every input, to one with fewer knobs turned, to the one named first.
     Where the budget runs out, the candidates that have seen most are compared.
     """
-    blocks = blocks_of(_order(context))
+    blocks = blocks_of(order_of(context))
     outcomes: dict[int, list[Outcome]] = {i: [] for i in range(len(candidates))}
     dropped: dict[int, str] = {}
     threshold = ERROR_RATE / max(1, (len(candidates) - 1) ** 2 * (len(blocks) - 1))
@@ -85,10 +85,11 @@ def challenge(
 
 def measure(program: Module, candidate: Candidate, context: EvaluationContext) -> Standing:
     """Run one candidate on all of dev; outcomes are in the order of races."""
-    return Standing(candidate, tuple(context.evaluate(program, candidate, _order(context))))
+    return Standing(candidate, tuple(context.evaluate(program, candidate, order_of(context))))
 
 
-def _order(context: EvaluationContext) -> list[int]:
+def order_of(context: EvaluationContext) -> list[int]:
+    """The order in which races see dev."""
     order = list(range(len(context.dev)))
     random.Random(context.seed).shuffle(order)
     return order

@@ -328,18 +328,18 @@ class Deciding(Shares):
 
     embedder, lm = "minilm", SimpleNamespace(local=True, model="level")
 
-    def __init__(self, leaning, shown, shift=0):
+    def __init__(self, leaning, shown, shift=0, plain=0.2, count=20):
         super().__init__()
-        rows = [(THINGS[BINS[i % 3]], BINS[(i + (i // 3) * shift) % 3]) for i in range(50)]
+        rows = [(THINGS[BINS[i % 3]], BINS[(i + (i // 3) * shift) % 3]) for i in range(30 + count)]
         examples = [still.Example(item=f"{thing} {i}", bin=b).with_inputs("item") for i, (thing, b) in enumerate(rows)]
         self.train, self.dev = examples[:30], examples[30:]
-        self.leaning, self.shown = leaning, shown
+        self.leaning, self.shown, self.plain = leaning, shown, plain
 
     def report(self, text): ...
 
     def share(self, candidate):
         state = candidate.states.get("self", PredictorState())
-        return self.shown if state.nearest else self.leaning if state.leans else 0.2
+        return self.shown if state.nearest else self.leaning if state.leans else self.plain
 
     def evaluate(self, program, candidate, indices):
         level = {"self": {"bin": dict.fromkeys(BINS, -1.0)}}
@@ -363,19 +363,38 @@ def test_what_nearness_decides_as_well_is_not_shown(shown):
     assert not may_lean(program, BASELINE, context), "it has demonstrations"
 
 
-@pytest.mark.parametrize(("shown", "more"), [({4: 0.9, 8: 0.9}, [4, 8]), ({4: 0.9, 8: 1.0}, [4, 8]), ({4: 0.65}, [4])])
-def test_the_nearest_are_shown_where_that_is_a_gain_over_nearness(shown, more):
+@pytest.mark.parametrize(
+    ("shown", "tokens", "tried", "kept"),
+    [
+        ({4: 0.9, 8: 0.9}, 400, [4, 8], 4), ({4: 0.8, 8: 1.0}, 400, [4, 8], 8), ({4: 0.65}, 400, [4], 0),
+        ({2: 0.9, 4: 0.0}, 2000, [4, 2], 2),  # of four only the length is looked at
+    ],
+)  # fmt: skip
+def test_the_nearest_are_shown_where_that_is_a_gain_over_nearness(shown, tokens, tried, kept):
     class Counting(Deciding):
         def share(self, candidate):
             state = candidate.states.get("self", PredictorState())
             return shown[state.nearest] if state.nearest else super().share(candidate)
 
+        def evaluate(self, program, candidate, indices):
+            calls = {"calls": 1, "prompt_tokens": tokens if candidate.demonstration_count else 100}
+            return [replace(outcome, **calls) for outcome in super().evaluate(program, candidate, indices)]
+
     context = Counting(leaning=0.5, shown=None)
     result = Demonstrations().run(still.Predict(Sort), BASELINE, context)
-    state = result.winner.states["self"]
-    assert state.shown == (8 if shown.get(8) == 1.0 else 4)
-    assert list(dict.fromkeys(c.states["self"].nearest for c in context.seen.values() if c.demonstration_count)) == more
+    assert result.winner.states["self"].shown == kept
+    counts = [c.states["self"].nearest for c in context.seen.values() if c.demonstration_count]
+    assert list(dict.fromkeys(counts)) == tried
     assert not any("labelled" in name for name in context.seen)
+
+
+def test_the_nearest_that_do_worse_uncalibrated_are_given_up_early():
+    context = Deciding(leaning=0.7, shown=0.2, plain=0.7, count=96)
+    result = Demonstrations().run(still.Predict(Sort), BASELINE, context)
+    assert result.winner.states["self"].shown == 0
+    (few,) = (s for s in result.standings if s.candidate.demonstration_count)
+    assert len(few.outcomes) < 96 / 2
+    assert result.notes[0].endswith("with 4 of the nearest, uncalibrated; no others were tried")
 
 
 @pytest.mark.parametrize("outputs", ["bin: Literal['glass', 'paper', 'metal'], note: str", "note: str"])

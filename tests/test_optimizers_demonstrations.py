@@ -389,7 +389,7 @@ def test_the_nearest_are_shown_where_that_is_a_gain_over_nearness(shown, tokens,
 
 
 def test_the_nearest_that_do_worse_uncalibrated_are_given_up_early():
-    context = Deciding(leaning=0.7, shown=0.2, plain=0.7, count=96)
+    context = Deciding(leaning=0.8, shown=0.2, plain=0.7, count=96)
     result = Demonstrations().run(still.Predict(Sort), BASELINE, context)
     assert result.winner.states["self"].shown == 0
     (few,) = (s for s in result.standings if s.candidate.demonstration_count)

@@ -193,11 +193,11 @@ def test_a_teacher_is_shown_what_the_predictor_itself_was_asked(tmp_path):
     result = run(tmp_path, Pair(), lm=ScriptedLM(either), **options)
     assert any('asked {"material":"paper"}, answered {"bin":"glass"}' in mistakes for mistakes in shown)
     assert not any(row.name.startswith("never") for row in result.report.rows)
-    first, lm = list(shown), ScriptedLM(either)
+    lm = ScriptedLM(either)
     shown.clear()
     again = run(tmp_path, Pair(), lm=lm, **options)
     assert lm.calls == 0
-    assert shown == first, "traces come back from the ledger as they were"
+    assert shown == [], "the same would be asked: traces come back from the ledger as they were"
     assert [row.name for row in again.report.rows] == [row.name for row in result.report.rows]
 
 

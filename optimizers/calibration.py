@@ -16,8 +16,8 @@ from .context import Bin
 TEMPERATURES = np.geomspace(0.1, 20.0, 100)
 FOLDS = 5
 BINS = 10
-WEIGHTS = (0.0, 5.0, 10.0, 20.0, 40.0, 80.0)
-"""Of nearness that are tried. Cosines to the examples of two options differ by some 0.1, log-probabilities by several."""
+WEIGHTS = (0.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0)
+"""Of nearness that are tried: it differs by some 0.1 between two options, log-probabilities by several."""
 RIDGES = (0.1, 1.0, 10.0)
 """That are tried: how unlikely large biases are held to be."""
 LEAST = 1e-12

@@ -100,7 +100,7 @@ def _cuts(program: Module, baseline: Candidate) -> Iterator[Cut]:
         most //= 2
         shown = "1 demonstration" if most == 1 else f"{most or 'no'} demonstrations"
         yield Cut(shown, DEMONSTRATIONS, _fewer(most))
-    yield Cut("neighbours by words", "neighbours", lambda state, signature: replace(state, neighbours=WORDS))
+    yield Cut("neighbours by words", "neighbours", _by_words)
     for what in ("plain", "bare"):
         yield Cut(what, "instructions", _reworded(what))
     yield Cut("short", "descriptions", _reworded("short"))
@@ -141,6 +141,10 @@ def _fewer(count: int) -> Change:
         return replace(state, nearest=None, demonstrations=state.demonstrations[:count])
 
     return change
+
+
+def _by_words(state: PredictorState, signature: Any) -> PredictorState:
+    return replace(state, neighbours=WORDS) if state.shown else state
 
 
 def _reworded(what: str) -> Change:

@@ -66,7 +66,7 @@ class NearestDemonstrations(list[dict[str, Any]]):
         return self._chosen(list(islice(others, looked_at)), names)[::-1]
 
     def nearness(self, signature: Any, inputs: Mapping[str, Any]) -> dict[str, tuple[float, ...]]:
-        """How near the input is to the demonstrations of each option, -1 to 1, by closed set of the signature. A
+        """How near the input is to the demonstrations of each option (`Prototypes`), by closed set of the signature. A
         demonstration with exactly these inputs is left out. Empty without an embedder: words tell too little."""
         if self.neighbours.embedder is None:
             return {}

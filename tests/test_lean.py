@@ -10,6 +10,7 @@ from still.optimizers.candidate import Candidate, PredictorState
 from still.optimizers.context import PassResult
 from still.optimizers.decisions import Decisions
 from still.optimizers.lean import Lean
+from still.optimizers.neighbours import Neighbours
 from still.optimizers.racing import measure
 from test_compiler_compile import Sort, data, truth
 from test_optimizers_decisions import Colour, colours
@@ -93,6 +94,14 @@ def test_a_calibration_goes_with_the_scores_it_was_for():
     _, made = cuts(still.Predict(Sort), Candidate("c", "test", {"self": PredictorState(SHOWN[:2], fields=fields)}))
     assert made["c, all decoded"].states["self"].fields == {"bin": {"decide": "decode", "describe": True}}
     assert made["c, short"].states["self"].fields == {"bin": {**fields["bin"], "describe": False}}
+
+
+def test_examples_that_are_not_shown_are_not_chosen_by_words():
+    fields = {"bin": {"decide": "score", "calibration": {"bias": {"glass": 1.0}, "temperature": 2.0, "nearness": 5.0}}}
+    leaning = PredictorState(SHOWN, nearest=0, fields=fields, neighbours=Neighbours("minilm", "its digest"))
+    _, made = cuts(still.Predict(Sort), Candidate("c", "test", {"self": leaning}))
+    assert "c, short" in made
+    assert not any("by words" in name or "demonstration" in name for name in made)
 
 
 class Wrong:

@@ -27,25 +27,53 @@ def unit(*rows):
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
-@given(st.integers(1, 12), st.integers(0, 10**6))
-def test_nearness_is_the_cosine_to_the_mean_of_an_options_examples(count, seed):
+@given(st.integers(1, 30), st.integers(0, 10**6))
+def test_nearness_is_the_likelihood_among_an_options_examples(count, seed):
+    """Independently: quadratic forms of the shared covariance, which differ between options as nearness does."""
     rng = np.random.default_rng(seed)
-    rows, vector = unit(*rng.normal(size=(count, 8))), unit(rng.normal(size=8))[0]
+    size = 8
+    rows, vector = unit(*rng.normal(size=(count, size))), unit(rng.normal(size=size))[0]
     labels = [int(label) if label < 3 else None for label in rng.integers(0, 4, count)]
     without = [i for i in range(count) if rng.random() < 0.3]
     found = Prototypes(rows, labels, 3).nearness(vector, without)
-    kept = {o: rows[[i for i in range(count) if labels[i] == o and i not in without]] for o in range(3)}
-    means = {o: rows.mean(axis=0) for o, rows in kept.items() if len(rows)}
-    wanted = {o: float(mean @ vector / np.linalg.norm(mean)) for o, mean in means.items()}
-    for option in range(3):
-        expected = wanted.get(option, np.mean(list(wanted.values())) if wanted else 0.0)
-        assert found[option] == pytest.approx(expected, abs=1e-4)
+    kept = {o: rows[[i for i in range(count) if labels[i] == o and i not in without]].astype(float) for o in range(3)}
+    kept = {option: given for option, given in kept.items() if len(given)}
+    spread = [row - given.mean(axis=0) for given in kept.values() for row in given]
+    total = sum((np.outer(row, row) for row in spread), np.zeros((size, size)))
+    variance = np.trace(total) / size / max(1, len(spread))
+    more = 8 * size
+    shape = (total / variance + more * np.eye(size)) / (len(spread) + more) if variance > 1e-9 else np.eye(size)
+    away = {option: vector - given.mean(axis=0) for option, given in kept.items()}
+    likely = {option: -0.5 * step @ np.linalg.pinv(shape) @ step for option, step in away.items()}
+    for a in kept:
+        for b in kept:
+            assert found[a] - found[b] == pytest.approx(likely[a] - likely[b], abs=1e-6)
+    for option in {0, 1, 2} - kept.keys():
+        assert found[option] == pytest.approx(np.mean([found[o] for o in kept]) if kept else 0.0)
 
 
 def test_an_option_without_examples_is_neither_near_nor_far():
     rows = unit([1, 0], [0, 1])
-    assert Prototypes(rows, [0, 1], 3).nearness(rows[0]) == pytest.approx((1.0, 0.0, 0.5))
+    assert Prototypes(rows, [0, 1], 3).nearness(rows[0]) == pytest.approx((0.5, -0.5, 0.0))
     assert Prototypes(rows, [None, None], 2).nearness(rows[0]) == (0.0, 0.0)
+
+
+def test_a_direction_in_which_examples_differ_tells_little():
+    """Two options that differ a little in the first direction; what is in the others is chance, and large."""
+    rng = np.random.default_rng(0)
+
+    def drawn(count):
+        labels = rng.integers(0, 2, count)
+        rows = rng.normal(0, [0.2, 2.0, 1.0, 0.2], (count, 4))
+        rows[:, 0] += np.where(labels, 0.3, -0.3)
+        return unit(*rows), labels.tolist()
+
+    rows, labels = drawn(1000)
+    near, asked = Prototypes(rows, labels, 2), drawn(1000)
+    right = np.mean([np.argmax(near.nearness(row)) == label for row, label in zip(*asked, strict=True)])
+    means = [rows[[i for i, own in enumerate(labels) if own == option]].mean(axis=0) for option in (0, 1)]
+    plain = [np.argmin([np.linalg.norm(row - m) for m in means]) == label for row, label in zip(*asked, strict=True)]
+    assert right > np.mean(plain) + 0.02
 
 
 def told(count, seed, informative):
@@ -74,7 +102,7 @@ def test_nearness_counts_where_it_tells_of_labels_it_has_not_seen():
 def test_nearness_that_tells_nothing_hardly_ever_counts():
     asked = (told(60, seed, informative=False) for seed in range(20))
     weights = [settle(scores, labels, smoothed_prior(labels, OPTIONS), near)[1] for scores, near, labels in asked]
-    assert sum(weight > 5 for weight in weights) <= 4
+    assert sum(weight > 10 for weight in weights) <= 4
 
 
 def test_a_scoring_leans_by_its_weight():

@@ -47,8 +47,7 @@ class Decisions:
         if not _tells_scores(context):
             return PassResult(baseline, (), (f"decisions: {context.lm.model} does not tell how likely each option is",))
         pools = _pools(variant, context)
-        predictors = dict(variant.named_predictors())
-        nearness = {name: _nearness(predictors[name].signature, pool, context) for name, pool in pools.items()}
+        nearness: dict[str, list[dict[str, tuple[float, ...]]]] = {}
         context.expect((3 if pools else 2) * len(groups) * len(context.dev))
         candidates, fits = [baseline], dict[str, tuple[CalibrationFit, ...]]()
         for kind, closed in groups:
@@ -57,6 +56,8 @@ class Decisions:
                 scored = _with_fields(program, baseline, f"scored{kind}", _settings(closed, {}))
                 candidates.append(scored)
             outcomes = context.evaluate(program, scored, range(len(context.dev)))
+            if not nearness and any(outcome.option_scores for outcome in outcomes):
+                nearness = _nearness(variant, pools, context)
             seen = {
                 key: found
                 for key, each in closed.items()
@@ -205,11 +206,17 @@ def _scored(
 
 
 def _nearness(
-    signature: Any, pool: NearestDemonstrations, context: EvaluationContext
-) -> list[dict[str, tuple[float, ...]]]:
-    """How near the inputs of each dev example are to the demonstrations of each option, by closed set."""
-    names = signature.input_fields
-    return [pool.nearness(signature, {n: example[n] for n in names if n in example}) for example in context.dev]
+    variant: Module, pools: Mapping[str, NearestDemonstrations], context: EvaluationContext
+) -> dict[str, list[dict[str, tuple[float, ...]]]]:
+    """How near the inputs of each dev example are to the demonstrations of each option, by predictor and closed set."""
+    signatures = {name: predictor.signature for name, predictor in variant.named_predictors() if name in pools}
+    return {
+        name: [
+            pools[name].nearness(signature, {n: example[n] for n in signature.input_fields if n in example})
+            for example in context.dev
+        ]
+        for name, signature in signatures.items()
+    }
 
 
 def _pools(variant: Module, context: EvaluationContext) -> dict[str, NearestDemonstrations]:

@@ -60,6 +60,14 @@ class PredictorState:
         """Whether options lean towards those that an input is near to, which takes the pool whether it is shown or not."""
         return any(_leans(given.get("calibration") or {}) for given in self.fields.values())
 
+    def uncalibrated(self) -> PredictorState:
+        """Without calibrations, nor a pool that is shown to nobody and was there for them."""
+        if not any("calibration" in given for given in self.fields.values()):
+            return self
+        state = replace(self, demonstrations=(), nearest=None) if self.nearest == 0 else self
+        fields = {name: {k: v for k, v in given.items() if k != "calibration"} for name, given in self.fields.items()}
+        return replace(state, fields=fields)
+
     def to_json(self) -> dict[str, Any]:
         """Plain data, for ledger, digest and artifact."""
         data: dict[str, Any] = {
@@ -85,16 +93,6 @@ class PredictorState:
         neighbours = Neighbours.from_json(data.get("neighbours", {}))
         fields = dict(data.get("fields", {}))
         return cls(demonstrations, data["nearest"], data["instructions"], fields, adapter, neighbours)
-
-
-def uncalibrated(state: PredictorState) -> PredictorState:
-    """The state without calibrations, nor a pool that is shown to nobody and was there for them."""
-    if not any("calibration" in given for given in state.fields.values()):
-        return state
-    if state.nearest == 0:
-        state = replace(state, demonstrations=(), nearest=None)
-    fields = {name: {k: v for k, v in given.items() if k != "calibration"} for name, given in state.fields.items()}
-    return replace(state, fields=fields)
 
 
 def _leans(calibration: Mapping[str, Any]) -> bool:
@@ -142,6 +140,10 @@ class Candidate:
     def per_input(self) -> bool:
         """Whether any demonstrations are chosen per input, so that no two calls share their prompts."""
         return any(state.nearest for state in self.states.values())
+
+    def uncalibrated(self) -> Candidate:
+        """Without calibrations: what the model is asked is the same."""
+        return replace(self, states={name: state.uncalibrated() for name, state in self.states.items()})
 
     def apply(self, program: Module) -> Module:
         """Return a copy of `program` in these states, its plain DSPy predictors made Still's; `program` is not changed.

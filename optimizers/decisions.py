@@ -47,7 +47,7 @@ class Decisions:
         if not _tells_scores(context):
             return PassResult(baseline, (), (f"decisions: {context.lm.model} does not tell how likely each option is",))
         pools = _pools(variant, context)
-        nearness: dict[str, list[dict[str, tuple[float, ...]]]] = {}
+        nearness: Nearness = {}
         context.expect((3 if pools else 2) * len(groups) * len(context.dev))
         candidates, fits = [baseline], dict[str, tuple[CalibrationFit, ...]]()
         for kind, closed in groups:
@@ -112,6 +112,8 @@ def _measured(program: Module, candidates: Sequence[Candidate], context: Evaluat
 Key = tuple[str, str]
 """A predictor's name and an output's, or that of a closed set inside an output."""
 Closed = dict[Key, ClosedSet]
+Nearness = dict[str, list[dict[str, tuple[float, ...]]]]
+"""By predictor, of each dev example, by closed set: how near it is to each option's examples."""
 
 
 def _groups(program: Module) -> list[tuple[str, Closed]]:
@@ -207,8 +209,8 @@ def _scored(
 
 def _nearness(
     variant: Module, pools: Mapping[str, NearestDemonstrations], context: EvaluationContext
-) -> dict[str, list[dict[str, tuple[float, ...]]]]:
-    """How near the inputs of each dev example are to the demonstrations of each option, by predictor and closed set."""
+) -> Nearness:
+    """How near the inputs of each dev example are to the demonstrations in these pools."""
     signatures = {name: predictor.signature for name, predictor in variant.named_predictors() if name in pools}
     return {
         name: [

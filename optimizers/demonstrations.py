@@ -13,7 +13,7 @@ from ..signatures.bridge import Module
 from .balanced import balanced
 from .bootstrap import ATTEMPTS, BATCH, DRAWS, best_of, bootstrap, passing
 from .budget import OutOfBudget
-from .candidate import Candidate, Demonstration, PredictorState, uncalibrated, unique
+from .candidate import Candidate, Demonstration, PredictorState, unique
 from .context import EvaluationContext, Forecast, PassResult, Rollout, Standing
 from .decisions import Decisions, may_lean
 from .neighbours import WORDS, Neighbours
@@ -145,7 +145,7 @@ def _by_nearness(
     best = Decisions().run(program, baseline, context)
     if best.winner is baseline or not all(state.leans for state in best.winner.states.values()):
         return PassResult(baseline, best.standings)
-    none = replace(best.winner, states={name: uncalibrated(state) for name, state in best.winner.states.items()})
+    none = best.winner.uncalibrated()
     few, more, fewer = (_decided_as(none, candidate) for candidate in nearest)
     standings, told = best.standings, [f"{best.standings[0].mean:.3f} by nearness alone"]
     with suppress(OutOfBudget):  # the best until then

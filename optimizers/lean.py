@@ -13,7 +13,7 @@ from ..signatures.fieldset import constraints, special_fields
 from ..signatures.json_members import closed_sets
 from ..signatures.knob import named_knobs
 from .budget import OutOfBudget
-from .candidate import Candidate, PredictorState, current_state, uncalibrated, unique
+from .candidate import Candidate, PredictorState, current_state, unique
 from .context import EvaluationContext, Forecast, PassResult
 from .decisions import Decisions
 from .neighbours import WORDS
@@ -79,7 +79,7 @@ class Lean:
 
 def _calibrated(program: Module, candidate: Candidate, context: EvaluationContext) -> PassResult:
     """The candidate with its closed sets decided anew; as it is where it has no calibrations or the budget is spent."""
-    bare = replace(candidate, states={name: uncalibrated(state) for name, state in candidate.states.items()})
+    bare = candidate.uncalibrated()
     if bare.digest != candidate.digest:
         with suppress(OutOfBudget):
             return Decisions().run(program, bare, context)
@@ -166,7 +166,7 @@ def _deciding(way: str) -> Change:
             extra = {**(signature.output_fields[name].json_schema_extra or {}), **state.fields.get(name, {})}
             if extra.get("decide", "decode") != way and extra.get("abstain_below") is None:
                 given[name] = {"decide": way}
-        return _with_fields(uncalibrated(state) if given else state, given)
+        return _with_fields(state.uncalibrated() if given else state, given)
 
     return change
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 
-from .candidate import Candidate, uncalibrated
+from .candidate import Candidate
 from .context import Standing
 
 SHARE = 0.25
@@ -32,16 +31,15 @@ def total_work(standings: Iterable[Standing]) -> int:
     """Of several candidates; those that ask the same count once, by the longest run."""
     largest: dict[str, int] = {}
     for standing in standings:
-        key = question(standing.candidate)
+        key = _question(standing.candidate)
         largest[key] = max(largest.get(key, 0), work(standing))
     return sum(largest.values())
 
 
-def question(candidate: Candidate) -> str:
+def _question(candidate: Candidate) -> str:
     """Equal for candidates that ask the model the same: a compile remembers what it answered, and calibrations are all its
     own."""
-    states = {name: uncalibrated(state) for name, state in candidate.states.items()}
-    return replace(candidate, states=states).digest
+    return candidate.uncalibrated().digest
 
 
 class Allowance:
@@ -49,11 +47,11 @@ class Allowance:
 
     def __init__(self, history: Sequence[Standing]) -> None:
         self._left = self._whole = SHARE * total_work(history) or math.inf
-        self._asked = {question(standing.candidate) for standing in history}
+        self._asked = {_question(standing.candidate) for standing in history}
 
     def book(self, standing: Standing, gained: bool) -> None:
         """Count a candidate's runs, if they asked anything new; after a gain all is allowed again."""
-        asked = question(standing.candidate)
+        asked = _question(standing.candidate)
         spent = 0 if asked in self._asked else work(standing)
         self._asked.add(asked)
         self._left = self._whole if gained else self._left - spent
